@@ -1,0 +1,2 @@
+//! What the eBPF programs and the daemon share.
+#![no_std]

@@ -1,0 +1,2 @@
+//! cosmolet.
+fn main() {}

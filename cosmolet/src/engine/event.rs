@@ -1,0 +1,131 @@
+//! Everything that can happen to the engine.
+
+use std::time::Duration;
+
+use super::observed::{BgpState, KernelEvent, ProgramsState, RibReport};
+use super::plan::Applied;
+use super::service::{NodeView, PodView, ServiceView};
+use super::types::{PodKey, Port, ServiceKey, Vip};
+
+/// The only way into the engine.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A Service is new or has changed.
+    Service(Box<ServiceView>),
+    /// A Service is gone, or no longer selected.
+    ServiceGone(ServiceKey),
+    /// This node is new or has changed.
+    Node(NodeView),
+    /// A pod of this node is new or has changed.
+    Pod(PodKey, PodView),
+    /// A pod of this node is gone.
+    PodGone(PodKey),
+    /// The state of the source of Services.
+    Source(SourceState),
+    /// What the programs counted, one sample for each declared port that saw packets.
+    Traffic(Vec<TrafficSample>),
+    /// What the kernel holds.
+    Kernel(KernelEvent),
+    /// What FRR's running configuration holds.
+    Bgp(BgpState),
+    /// What FRR's RIB holds, for some VIPs.
+    Rib(Vec<RibReport>),
+    /// Whether the eBPF programs run.
+    Programs(ProgramsState),
+    /// What became of the steps of the last plan.
+    Applied(Vec<Applied>),
+    /// Time has passed.
+    Tick,
+    /// The daemon ends and `bgp.on_exit` is `withdraw`.
+    Exit,
+}
+
+/// How far the source of Services can be trusted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SourceState {
+    /// Not everything has been delivered once: nothing may be withdrawn for not having been seen.
+    #[default]
+    Syncing,
+    /// Everything has been delivered and watches are open.
+    Synced,
+    /// Delivered once, but a watch is broken: the last good state stands. Holds the last error.
+    Stale(String),
+}
+
+impl SourceState {
+    /// The label used in metrics, logs and JSON.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Syncing => "syncing",
+            Self::Synced => "synced",
+            Self::Stale(_) => "stale",
+        }
+    }
+}
+
+/// What the programs counted on the uplinks for one declared port over one span. Facts, no judgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrafficSample {
+    /// The VIP.
+    pub vip: Vip,
+    /// The declared port.
+    pub port: Port,
+    /// The time between this reading and the one before it.
+    pub span: Duration,
+    /// The counts within the span.
+    pub counts: TrafficCounts,
+}
+
+/// Packets and events, as differences over a span or as sums since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrafficCounts {
+    /// Packets from clients; a GSO buffer counts its segments.
+    pub packets_in: u64,
+    /// Bytes from clients, from the network header on.
+    pub bytes_in: u64,
+    /// Packets to clients.
+    pub packets_out: u64,
+    /// Bytes to clients, from the network header on.
+    pub bytes_out: u64,
+    /// SYN from clients.
+    pub syn: u64,
+    /// SYN-ACK to clients, made by a backend behind DNAT.
+    pub syn_ack: u64,
+    /// SYN-ACK to clients, made by this host's own stack (`ingress_ifindex == 0`).
+    pub syn_ack_host: u64,
+    /// Handshakes completed: the client acknowledged a SYN-ACK.
+    pub completed: u64,
+    /// FIN in either direction.
+    pub fin: u64,
+    /// RST from clients.
+    pub rst_client: u64,
+    /// RST to clients, made by a backend.
+    pub rst_backend: u64,
+    /// RST to clients, made by this host's own stack.
+    pub rst_host: u64,
+    /// ICMP unreachable to clients, made by this host's own stack.
+    pub unreachable_host: u64,
+}
+
+impl TrafficCounts {
+    /// The sum of two counts, saturating.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            packets_in: self.packets_in.saturating_add(other.packets_in),
+            bytes_in: self.bytes_in.saturating_add(other.bytes_in),
+            packets_out: self.packets_out.saturating_add(other.packets_out),
+            bytes_out: self.bytes_out.saturating_add(other.bytes_out),
+            syn: self.syn.saturating_add(other.syn),
+            syn_ack: self.syn_ack.saturating_add(other.syn_ack),
+            syn_ack_host: self.syn_ack_host.saturating_add(other.syn_ack_host),
+            completed: self.completed.saturating_add(other.completed),
+            fin: self.fin.saturating_add(other.fin),
+            rst_client: self.rst_client.saturating_add(other.rst_client),
+            rst_backend: self.rst_backend.saturating_add(other.rst_backend),
+            rst_host: self.rst_host.saturating_add(other.rst_host),
+            unreachable_host: self.unreachable_host.saturating_add(other.unreachable_host),
+        }
+    }
+}

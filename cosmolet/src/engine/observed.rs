@@ -1,0 +1,173 @@
+//! What the kernel, FRR and the programs really hold, read back from them.
+//!
+//! Owns the observed half of the difference that becomes a plan. Never holds what we merely asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::types::{Mode, PerFamily, Port, Vip};
+
+/// What netlink tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KernelEvent {
+    /// A whole dump: what it does not name is not there.
+    Dump(KernelState),
+    /// An address of the loopback interface is new or has changed.
+    Loopback(Vip, LoopbackAddress),
+    /// An address of the loopback interface is gone.
+    LoopbackGone(Vip),
+    /// The addresses of the other interfaces have changed; here are all of them.
+    Own(BTreeSet<IpAddr>),
+}
+
+/// The kernel's addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelState {
+    /// The addresses of the loopback interface (`loopback.interface`), 127.0.0.1 and ::1 apart.
+    pub loopback: BTreeMap<Vip, LoopbackAddress>,
+    /// The addresses of all other interfaces but kube-ipvs0, which holds Services' addresses.
+    pub own: BTreeSet<IpAddr>,
+}
+
+/// An address on the loopback interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoopbackAddress {
+    /// Whose it is.
+    pub owner: Owner,
+    /// The rest of its lease when it was read; `None` if it is valid for ever.
+    pub valid_for: Option<Duration>,
+}
+
+/// Who put an address or a `network` statement there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    /// cosmolet, now or in an earlier life: our IFA_PROTO, or one of our route-maps.
+    Ours,
+    /// Anybody else: never touched.
+    Foreign,
+}
+
+/// FRR's bgpd, as its vty socket tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BgpState {
+    /// `bgp.enabled: false`: only the loopback is kept.
+    Disabled,
+    /// It cannot be used now; retried for ever.
+    Down(BgpFault),
+    /// It answers, and has exactly one BGP instance that fits the configuration.
+    Up(BgpView),
+}
+
+/// Why bgpd cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BgpFault {
+    /// Not asked yet.
+    Starting,
+    /// No socket, or nobody listens: FRR is not running, or `frr.socket_path` is wrong.
+    Unreachable(String),
+    /// The socket refuses this user: it wants the group `frrvty`.
+    PermissionDenied(String),
+    /// It accepted the connection but did not answer in time.
+    Silent,
+    /// There is no `router bgp`.
+    NoInstance,
+    /// There are several `router bgp`; holds their names.
+    SeveralInstances(Vec<String>),
+    /// `bgp.asn` says one thing, FRR another.
+    AsnMismatch {
+        /// From the configuration.
+        configured: u32,
+        /// From FRR.
+        found: u32,
+    },
+    /// It answered something that could not be understood.
+    BadReply(String),
+}
+
+impl BgpFault {
+    /// The reason as it stands in logs, metrics and JSON.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Starting => "Starting",
+            Self::Unreachable(_) => "Unreachable",
+            Self::PermissionDenied(_) => "PermissionDenied",
+            Self::Silent => "Silent",
+            Self::NoInstance => "NoInstance",
+            Self::SeveralInstances(_) => "SeveralInstances",
+            Self::AsnMismatch { .. } => "AsnMismatch",
+            Self::BadReply(_) => "BadReply",
+        }
+    }
+}
+
+/// What a usable bgpd holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BgpView {
+    /// Counts the connections: another number means that FRR was restarted or the socket replaced.
+    pub generation: u64,
+    /// The local AS number.
+    pub asn: u32,
+    /// Connected or Dynamic, by family; an override from `bgp.mode` is already in it.
+    pub modes: PerFamily<Mode>,
+    /// The host prefixes among its `network` statements in the unicast families of the default VRF.
+    pub networks: BTreeMap<Vip, Owner>,
+    /// Its peers.
+    pub peers: Vec<PeerView>,
+}
+
+/// A BGP peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerView {
+    /// The peer as FRR names it: an address or an interface.
+    pub name: String,
+    /// Its address, where it has one.
+    pub address: Option<IpAddr>,
+    /// The session is Established.
+    pub established: bool,
+}
+
+/// One VIP's truth in FRR's RIB.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RibReport {
+    /// The VIP.
+    pub vip: Vip,
+    /// What the RIB holds for its host prefix.
+    pub rib: RibState,
+}
+
+/// What the RIB holds for a host prefix.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RibState {
+    /// A locally originated path is there and valid.
+    pub valid: bool,
+    /// It is the best path.
+    pub best: bool,
+    /// The number of peers it is advertised to.
+    pub advertised_to: u32,
+}
+
+/// Whether the eBPF programs run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProgramsState {
+    /// They do not, for this reason; the daemon runs on the control plane alone.
+    Off(String),
+    /// They are attached to these interfaces.
+    Running(Vec<String>),
+}
+
+/// Everything observed, with its age kept by the engine.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The kernel's addresses; `None` before the first dump.
+    pub kernel: Option<KernelState>,
+    /// FRR.
+    pub bgp: BgpState,
+    /// The RIB, for the VIPs that were asked for.
+    pub rib: BTreeMap<Vip, RibState>,
+    /// The programs.
+    pub programs: ProgramsState,
+    /// The VIPs and ports that the programs count.
+    pub tracked: BTreeMap<Vip, Vec<Port>>,
+}
