@@ -171,3 +171,15 @@ pub struct Observed {
     /// The VIPs and ports that the programs count.
     pub tracked: BTreeMap<Vip, Vec<Port>>,
 }
+
+impl Default for Observed {
+    fn default() -> Self {
+        Self {
+            kernel: None,
+            bgp: BgpState::Down(BgpFault::Starting),
+            rib: BTreeMap::new(),
+            programs: ProgramsState::Off("not started".to_owned()),
+            tracked: BTreeMap::new(),
+        }
+    }
+}
