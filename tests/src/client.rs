@@ -123,8 +123,8 @@ impl Summary {
 #[derive(Debug)]
 pub struct Client {
     requests: Arc<Mutex<Vec<Request>>>,
-    runtime: Runtime,
     timeout: Duration,
+    _runtime: Runtime,
 }
 
 impl Client {
@@ -136,7 +136,7 @@ impl Client {
         let requests = Arc::default();
         let timeout = load.timeout;
         runtime.spawn(drive(load, Arc::clone(&requests)));
-        Ok(Self { requests, runtime, timeout })
+        Ok(Self { requests, timeout, _runtime: runtime })
     }
 
     /// The finished requests that were started in `[from, to)`, in the order of their end.
@@ -147,14 +147,16 @@ impl Client {
     }
 
     /// Counts the requests started in `[from, to)`, waiting until the last of them has ended.
-    pub fn summary(&self, from: Instant, to: Instant) -> Result<Summary> {
+    #[must_use]
+    pub fn summary(&self, from: Instant, to: Instant) -> Summary {
         let settled = to + self.timeout + Duration::from_millis(50);
-        self.runtime.run(tokio::time::sleep_until(settled.into()))?;
-        Ok(Summary::of(&self.between(from, to)))
+        std::thread::sleep(settled.saturating_duration_since(Instant::now()));
+        Summary::of(&self.between(from, to))
     }
 
     /// Counts the requests of the next `span`.
-    pub fn watch(&self, span: Duration) -> Result<Summary> {
+    #[must_use]
+    pub fn watch(&self, span: Duration) -> Summary {
         let now = Instant::now();
         self.summary(now, now + span)
     }

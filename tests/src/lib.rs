@@ -9,6 +9,8 @@
 pub mod backend;
 pub mod bgp;
 pub mod client;
+pub mod fabric;
+mod fabric_config;
 pub mod frr;
 pub mod lab;
 pub mod netns;
