@@ -275,7 +275,8 @@ mod tests {
                 for (line, role) in lines.iter().zip(batch.roles()) {
                     if let Role::Step(index) = role {
                         let prefix = steps[*index].vip().prefix().to_string();
-                        prop_assert!(line.contains(&format!("network {prefix}")));
+                        let named = line.contains(&format!("network {prefix}"));
+                        prop_assert!(named);
                         seen.push(*index);
                     }
                 }
