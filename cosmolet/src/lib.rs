@@ -2,3 +2,4 @@
 //! loopback and FRR say so.
 
 pub mod engine;
+pub mod netlink;
