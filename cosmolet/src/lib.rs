@@ -8,3 +8,4 @@ pub mod metrics;
 pub mod telemetry;
 pub mod frr;
 pub mod kubernetes;
+pub mod netlink;
