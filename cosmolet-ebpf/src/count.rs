@@ -74,7 +74,7 @@ pub(crate) fn examine<const DIRECTION: bool, const LINK: u32, const LOG: bool>(s
         }
         Parsed::Fragment(addresses) => match counters(&whole::<DIRECTION>(&addresses)) {
             Some(counters) => counters.fragments += 1,
-            None => add(|oddities| oddities.fragments += 1),
+            None => add(Oddity::Fragment),
         },
         Parsed::Truncated(addresses) => {
             if LOG {
@@ -82,20 +82,20 @@ pub(crate) fn examine<const DIRECTION: bool, const LINK: u32, const LOG: bool>(s
             }
             match counters(&whole::<DIRECTION>(&addresses)) {
                 Some(counters) => counters.truncated += 1,
-                None => add(|oddities| oddities.truncated += 1),
+                None => add(Oddity::Truncated),
             }
         }
         Parsed::TruncatedHeader => {
             if LOG {
                 debug!(&skb, "truncated inside its IP header");
             }
-            add(|oddities| oddities.truncated += 1);
+            add(Oddity::Truncated);
         }
         Parsed::Unparsable => {
             if LOG {
                 debug!(&skb, "headers make no sense");
             }
-            add(|oddities| oddities.unparsable += 1);
+            add(Oddity::Unparsable);
         }
         Parsed::Other => {}
     }
@@ -208,10 +208,19 @@ fn whole<const DIRECTION: bool>(addresses: &Addresses) -> VipPortKey {
     VipPortKey::whole(if DIRECTION == IN { addresses.destination } else { addresses.source })
 }
 
+enum Oddity {
+    Truncated,
+    Unparsable,
+    Fragment,
+}
+
 #[inline(always)]
-fn add(what: impl FnOnce(&mut cosmolet_common::Oddities)) {
-    if let Some(oddities) = oddities() {
-        what(oddities);
+fn add(oddity: Oddity) {
+    let Some(oddities) = oddities() else { return };
+    match oddity {
+        Oddity::Truncated => oddities.truncated += 1,
+        Oddity::Unparsable => oddities.unparsable += 1,
+        Oddity::Fragment => oddities.fragments += 1,
     }
 }
 
