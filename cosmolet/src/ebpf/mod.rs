@@ -116,6 +116,11 @@ impl Programs {
         self.counters.oddities()
     }
 
+    /// The loaded object: for `BPF_PROG_TEST_RUN`, in tests and benches.
+    pub const fn object(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
     /// Writes what the programs logged to the daemon's log; nothing unless [`Options::log`] asked for it. The
     /// programs drop records that do not fit in 128 KiB.
     pub fn flush_log(&mut self) {
