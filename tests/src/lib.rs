@@ -7,6 +7,7 @@
 //! Every part needs root and says so; nothing is skipped in silence.
 
 pub mod backend;
+pub mod bench_ebpf;
 pub mod bgp;
 pub mod client;
 pub mod fabric;
@@ -15,6 +16,7 @@ pub mod frr;
 pub mod lab;
 pub mod netns;
 pub mod nft;
+pub mod packet;
 pub mod process;
 pub mod route_monitor;
 pub mod routes;
