@@ -278,8 +278,8 @@ async fn restore_route_map(session: &mut Session) -> Result<(), FrrError> {
 
 /// FRR answers a warning, without an instance or without the prefix.
 fn rib_state(reply: &Reply) -> Result<RibState, FrrError> {
-    match reply.status {
-        Status::Success => observe::rib(&reply.text).map_err(|error| FrrError::Garbled(error.to_string())),
-        _ => Ok(RibState::default()),
+    if reply.status != Status::Success {
+        return Ok(RibState::default());
     }
+    observe::rib(&reply.text).map_err(|error| FrrError::Garbled(error.to_string()))
 }

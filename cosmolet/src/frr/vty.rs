@@ -231,10 +231,10 @@ impl Session {
         let stream = stream.map_err(|error| FrrError::from_connect(path, error))?;
         let mut session = Self { stream, parser: ReplyParser::new(), patience, pending: 0 };
         let reply = session.ask(&Line::fixed("enable")).await?;
-        match reply.status {
-            Status::Success => Ok(session),
-            _ => Err(FrrError::Garbled(format!("`enable` was refused: {}", reply.summary()))),
+        if reply.status != Status::Success {
+            return Err(FrrError::Garbled(format!("`enable` was refused: {}", reply.summary())));
         }
+        Ok(session)
     }
 
     /// Sends one command and waits for its reply.
