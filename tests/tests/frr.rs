@@ -1,4 +1,6 @@
 //! The FRR edge on real daemons: what it reads, what it changes, what it leaves alone, and how it gets through failures.
+#![allow(clippy::expect_used, reason = "the helpers of tests fail like tests")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "a wait passes over every event but those it is for")]
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -353,9 +355,9 @@ async fn a_killed_bgpd_is_noticed_and_its_replay_asked_for() -> Result<()> {
 
     node.frr.launch(Daemon::Bgpd)?;
     let socket = node.frr.socket(Daemon::Bgpd);
-    let poll = std::thread::spawn(move || {
-        while UnixStream::connect(&socket).is_err() {
-            std::thread::sleep(Duration::from_micros(200));
+    let answering = std::thread::spawn(move || {
+        while raw_client(&socket, &[]).is_err() {
+            std::thread::sleep(Duration::from_millis(1));
         }
         Instant::now()
     });
@@ -366,9 +368,11 @@ async fn a_killed_bgpd_is_noticed_and_its_replay_asked_for() -> Result<()> {
     ensure_done(&watched.handle.apply(steps).await)?;
     let replayed = Instant::now();
     assert_eq!(node.networks()?.len(), 20);
-    let listening = poll.join().expect("the polling thread");
-    let (after, replay) = (back.saturating_duration_since(listening), replayed.saturating_duration_since(listening));
-    println!("bgpd's death noticed after {noticed:?}; after its return: view {after:?}, 20 VIPs replayed {replay:?}");
+    let answering = answering.join().expect("the polling thread");
+    let (after, replay) = (back.saturating_duration_since(answering), replayed.saturating_duration_since(answering));
+    println!(
+        "bgpd's death noticed after {noticed:?}; after its first answer: view {after:?}, 20 VIPs replayed {replay:?}"
+    );
     assert!(noticed < Duration::from_millis(500), "{noticed:?}");
     assert!(replay < Duration::from_millis(500), "{replay:?}");
     Ok(())
@@ -392,6 +396,27 @@ async fn without_router_bgp_nothing_is_created() -> Result<()> {
     ensure_retried(&watched.handle.apply(vec![Step::Advertise(vip("10.7.0.2"))]).await)?;
     watched.fault("NoInstance").await?;
     assert!(!node.running_config()?.contains("router bgp"));
+    Ok(())
+}
+
+/// vtysh loads an integrated configuration into a bgpd that answers already, line by line.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_is_still_being_loaded_is_followed() -> Result<()> {
+    let node = Node::start("frr defaults datacenter\n")?;
+    let mut watched = node.watch();
+    watched.fault("NoInstance").await?;
+    let start = Instant::now();
+    node.frr.configure(&["router bgp 65001"])?;
+    let view = watched.up().await?;
+    assert_eq!(view.modes.v4, Mode::Dynamic);
+    let found = start.elapsed();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let start = Instant::now();
+    node.frr.configure(&["router bgp", "address-family ipv4 unicast", "redistribute connected"])?;
+    watched.view("connected", |view| view.modes.v4 == Mode::Connected).await?;
+    let followed = start.elapsed();
+    println!("instance found after {found:?}, `redistribute connected` after {followed:?}");
+    assert!(found < Duration::from_secs(1) && followed < Duration::from_secs(2), "{found:?}, {followed:?}");
     Ok(())
 }
 
@@ -590,7 +615,7 @@ fn server(directory: &Path, answer: impl Fn(&str) -> Option<Vec<u8>> + Send + Sy
                 while let Ok(count @ 1..) = stream.read(&mut chunk) {
                     for line in chunk[..count].split(|byte| *byte == 0).filter(|line| !line.is_empty()) {
                         let reply = answer(std::str::from_utf8(line).expect("commands are text").trim_end());
-                        if !reply.is_some_and(|reply| stream.write_all(&reply).is_ok()) {
+                        if reply.is_none_or(|reply| stream.write_all(&reply).is_err()) {
                             return;
                         }
                     }

@@ -25,8 +25,9 @@ const SUMMARY: Line = Line::fixed("show bgp summary json");
 
 /// How long the quick polls last after bgpd went away or came back.
 const QUICK: Duration = Duration::from_secs(5);
-/// A poll while bgpd starts: a replay within some 10 ms keeps a graceful restart free of a gap.
-const QUICK_POLL: Duration = Duration::from_millis(10);
+/// A poll while bgpd starts (a refused connect costs some 10 µs): a replay within some 10 ms keeps a graceful restart free
+/// of a gap.
+const QUICK_POLL: Duration = Duration::from_millis(2);
 /// A poll after that.
 const POLL: Duration = Duration::from_millis(100);
 /// A poll for what only an operator can mend.
