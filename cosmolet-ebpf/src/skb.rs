@@ -63,8 +63,7 @@ impl Direct {
     #[inline(always)]
     pub(crate) fn new(skb: Skb) -> Option<Self> {
         // SAFETY: as for the other fields; the verifier takes these two for pointers.
-        let (data, end, protocol) =
-            unsafe { ((*skb.0).data as usize, (*skb.0).data_end as usize, (*skb.0).protocol) };
+        let (data, end, protocol) = unsafe { ((*skb.0).data as usize, (*skb.0).data_end as usize, (*skb.0).protocol) };
         if data + ETHERNET as usize > end {
             return None;
         }

@@ -91,7 +91,10 @@ mod tests {
 
     #[test]
     fn the_checkout_is_tidy() {
-        run().unwrap();
+        if let Err(breaches) = run() {
+            // Not `{:?}`: a backtrace would hide the breaches.
+            panic!("{breaches:#}");
+        }
     }
 
     fn rules(path: &str, text: &str) -> Vec<String> {
