@@ -6,12 +6,22 @@
 //!
 //! Every part needs root and says so; nothing is skipped in silence.
 
+pub mod backend;
+pub mod bgp;
+pub mod client;
+pub mod fabric;
+mod fabric_config;
 pub mod frr;
 pub mod lab;
 pub mod netns;
+pub mod nft;
 pub mod process;
+pub mod route_monitor;
+pub mod routes;
+pub mod runtime;
 pub mod vty;
 pub mod wait;
+pub mod wire;
 
 pub use lab::Lab;
 pub use netns::Netns;

@@ -1,11 +1,16 @@
 //! The lab itself: does it raise what it promises, and does nothing stay behind?
 
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use cosmolet_tests::Lab;
+use cosmolet_tests::client::{Client, Load};
+use cosmolet_tests::fabric::{Fabric, Mode, NodeSpec, host, vip4, vip6};
 use cosmolet_tests::frr::{self, Daemon, Frr};
 use cosmolet_tests::netns::{End, veth};
+use cosmolet_tests::{Lab, wait};
+
+const LIMIT: Duration = Duration::from_secs(10);
 
 #[test]
 fn frr_daemons_are_started_killed_and_restarted() -> Result<()> {
@@ -24,9 +29,41 @@ fn frr_daemons_are_started_killed_and_restarted() -> Result<()> {
     let mut b_frr = Frr::start(&lab, &b, &config(65002, "10.1.0.1"), &frr::Options::default())?;
     a_frr.wait_established(1, Duration::from_secs(10))?;
     b_frr.kill(Daemon::Bgpd)?;
-    cosmolet_tests::wait::until_true("session gone", Duration::from_secs(5), || {
+    wait::until_true("session gone", Duration::from_secs(5), || {
         Ok(frr::established(&a_frr.show("show bgp summary")?).is_empty())
     })?;
     b_frr.restart(Daemon::Bgpd)?;
     a_frr.wait_established(1, Duration::from_secs(10))
+}
+
+#[test]
+fn the_fabric_spreads_a_vip_over_both_nodes() -> Result<()> {
+    let lab = Lab::new()?;
+    let specs = [NodeSpec::new("node1", Mode::Dynamic), NodeSpec::new("node2", Mode::Connected).unnumbered()];
+    let began = Instant::now();
+    let mut fabric = Fabric::raise(&lab, &specs)?;
+    eprintln!("fabric up after {:?}", began.elapsed());
+    let vips = [SocketAddr::new(vip4(1), 80), SocketAddr::new(vip6(1), 80)];
+    for node in &mut fabric.nodes {
+        node.serve(&vips)?;
+        for vip in vips {
+            node.add_vip(vip.ip())?;
+        }
+    }
+    let cause = Instant::now();
+    fabric.nodes[0].frr.configure(&["router bgp", "address-family ipv4 unicast", "network 10.100.0.1/32"])?;
+    fabric.nodes[0].frr.configure(&["router bgp", "address-family ipv6 unicast", "network fd00:100::1/128"])?;
+    for vip in vips {
+        let took = fabric.routes().wait_nodes(host(vip.ip()), cause, LIMIT, &["node1", "node2"])?;
+        for node in &fabric.nodes {
+            let wire = node.wire()?.wait_advertised(host(vip.ip()), began, LIMIT)?;
+            eprintln!("{vip}: {took:?}, on {}'s wire {wire:?}", node.name());
+        }
+    }
+    let client = Client::start(&fabric.client, Load::new(vips.to_vec()))?;
+    let summary = client.watch(Duration::from_secs(1));
+    eprintln!("{summary:?}");
+    assert_eq!(summary.failed(), 0, "{summary:?}");
+    assert!(summary.ok() > 50 && summary.by_node.len() == 2, "{summary:?}");
+    Ok(())
 }

@@ -244,6 +244,7 @@ impl Engine {
 
     /// Puts a VIP before the next plan.
     pub(super) fn touch(&mut self, vip: Vip) {
+        self.changed.insert(vip);
         let down = matches!(self.vips.get(&vip).and_then(|entry| entry.decision), Some(Decision::Withdraw(_)));
         if down {
             self.dirty_up.remove(&vip);
@@ -262,6 +263,7 @@ impl Engine {
         if unclaimed && !networked && !self.is_up(vip) && !self.observed.tracked.contains_key(&vip) {
             self.vips.remove(&vip);
             self.observed.rib.remove(&vip);
+            self.changed.insert(vip);
         }
     }
 }

@@ -84,6 +84,8 @@ pub struct Engine {
     pub(super) dirty_up: BTreeSet<Vip>,
     pub(super) timers: BTreeSet<(Timestamp, Timer)>,
     pub(super) transitions: Vec<Transition>,
+    /// VIPs whose row may read differently since somebody looked.
+    pub(super) changed: BTreeSet<Vip>,
     /// The FRR connection that the plan in flight was made for.
     pub(super) planned_for: Option<u64>,
 }
@@ -112,6 +114,7 @@ impl Engine {
             dirty_up: BTreeSet::new(),
             timers: BTreeSet::new(),
             transitions: Vec::new(),
+            changed: BTreeSet::new(),
             planned_for: None,
         }
     }
@@ -135,7 +138,10 @@ impl Engine {
             Event::Kernel(event) => self.kernel(event, now),
             Event::Bgp(state) => self.bgp(state, now),
             Event::Rib(reports) => {
-                self.observed.rib.extend(reports.into_iter().map(|report| (report.vip, report.rib)));
+                for report in reports {
+                    self.changed.insert(report.vip);
+                    self.observed.rib.insert(report.vip, report.rib);
+                }
             }
             Event::Programs(state) => self.programs(state),
             Event::Applied(applied) => applied.into_iter().for_each(|one| self.applied(one, now)),
@@ -176,6 +182,11 @@ impl Engine {
     /// Takes the decisions that changed since the last call, in the order in which they did.
     pub fn take_transitions(&mut self) -> Vec<Transition> {
         std::mem::take(&mut self.transitions)
+    }
+
+    /// Takes up to `limit` VIPs whose status row may have changed since it was last taken.
+    pub fn take_changed(&mut self, limit: usize) -> Vec<Vip> {
+        std::iter::from_fn(|| self.changed.pop_first()).take(limit).collect()
     }
 
     /// The decision for every VIP: what is wanted, complete.

@@ -1,13 +1,11 @@
 //! What the engine can tell a person: one row for each VIP.
 
-use std::time::Duration;
-
 use super::engine::Engine;
 use super::event::SourceState;
 use super::intent::{Decision, VipHealth, WithdrawReason};
 use super::observed::{BgpState, Owner, RibState};
 use super::service::VipKind;
-use super::types::{Mode, ServiceKey, Timestamp, Vip};
+use super::types::{Mode, Port, ServiceKey, Timestamp, Vip};
 use super::vip::VipEntry;
 
 /// How far a VIP is between decision and effect.
@@ -61,8 +59,8 @@ pub struct VipStatus {
     pub mode: Option<Mode>,
     /// Whose address is on the loopback, if there is one.
     pub loopback: Option<Owner>,
-    /// The rest of the address's lease.
-    pub lease_left: Option<Duration>,
+    /// When the kernel will remove the address by itself.
+    pub lease_until: Option<Timestamp>,
     /// Whose `network` statement FRR has, if there is one.
     pub network: Option<Owner>,
     /// What FRR's RIB holds, where it was read.
@@ -80,6 +78,8 @@ pub struct ClaimStatus {
     pub service: ServiceKey,
     /// Where the Service names the VIP.
     pub kind: VipKind,
+    /// The ports that the Service declares.
+    pub ports: Vec<Port>,
     /// Its health, from both worlds.
     pub health: VipHealth,
     /// How often in a row its traffic has convicted it.
@@ -88,14 +88,14 @@ pub struct ClaimStatus {
 
 impl Engine {
     /// One row for each VIP, in ascending order.
-    pub fn status(&self, now: Timestamp) -> impl Iterator<Item = VipStatus> {
-        self.vips.iter().map(move |(vip, entry)| self.row(*vip, entry, now))
+    pub fn status(&self) -> impl Iterator<Item = VipStatus> {
+        self.vips.iter().map(|(vip, entry)| self.row(*vip, entry))
     }
 
     /// The row of one VIP.
     #[must_use]
-    pub fn vip_status(&self, vip: Vip, now: Timestamp) -> Option<VipStatus> {
-        self.vips.get(&vip).map(|entry| self.row(vip, entry, now))
+    pub fn vip_status(&self, vip: Vip) -> Option<VipStatus> {
+        self.vips.get(&vip).map(|entry| self.row(vip, entry))
     }
 
     /// The Services with addresses that are no addresses, and those addresses.
@@ -125,7 +125,7 @@ impl Engine {
         self.synced
     }
 
-    fn row(&self, vip: Vip, entry: &VipEntry, now: Timestamp) -> VipStatus {
+    fn row(&self, vip: Vip, entry: &VipEntry) -> VipStatus {
         let loopback =
             self.observed.kernel.as_ref().and_then(|kernel| kernel.loopback.get(&vip)).map(|held| held.owner);
         let (mode, network) = match &self.observed.bgp {
@@ -143,7 +143,7 @@ impl Engine {
             since: entry.since,
             mode,
             loopback,
-            lease_left: entry.lease_until.filter(|_| loopback == Some(Owner::Ours)).map(|until| until.since(now)),
+            lease_until: entry.lease_until.filter(|_| loopback == Some(Owner::Ours)),
             network,
             rib: self.observed.rib.get(&vip).copied(),
             last_error: entry.last_error.clone(),
@@ -158,6 +158,7 @@ impl Engine {
             .map(|(service, claim)| ClaimStatus {
                 service: service.clone(),
                 kind: claim.kind,
+                ports: claim.ports.clone(),
                 health: if self.node.is_some() { claim.health() } else { VipHealth::Unknown },
                 ejections: claim.traffic.ejections(),
             })
