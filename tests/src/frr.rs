@@ -1,0 +1,234 @@
+//! Real FRR daemons in a namespace, each on its own: start, kill, restart, ask.
+//!
+//! Owns zebra, bgpd and (on request) bfdd with their sockets in the lab's directory. The binaries are those of
+//! `COSMOLET_FRR_DIR`, else `/usr/lib/frr`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::netns::Netns;
+use crate::process::{Process, Spec};
+use crate::vty::Vty;
+use crate::{Lab, wait};
+
+/// The group that FRR is built to give its vty sockets to.
+const VTY_GROUP: &str = "frrvty";
+const START_LIMIT: Duration = Duration::from_secs(10);
+const REPLY_LIMIT: Duration = Duration::from_secs(10);
+
+/// One of FRR's programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Daemon {
+    /// Routes between protocols and the kernel.
+    Zebra,
+    /// BGP.
+    Bgpd,
+    /// Bidirectional forwarding detection.
+    Bfdd,
+}
+
+impl Daemon {
+    /// The program's name.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Zebra => "zebra",
+            Self::Bgpd => "bgpd",
+            Self::Bfdd => "bfdd",
+        }
+    }
+}
+
+/// Options of one instance.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Starts bfdd too.
+    pub bfd: bool,
+    /// Extra arguments of zebra, such as `--v6-rr-semantics`.
+    pub zebra_args: Vec<String>,
+}
+
+/// FRR of one namespace.
+#[derive(Debug)]
+pub struct Frr {
+    directory: PathBuf,
+    daemons: Vec<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    daemon: Daemon,
+    spec: Spec,
+    process: Option<Process>,
+}
+
+impl Frr {
+    /// Starts FRR in `netns` with `config` (an frr.conf for all daemons) and waits until each answers.
+    pub fn start(lab: &Lab, netns: &Netns, config: &str, options: &Options) -> Result<Self> {
+        let directory = lab.subdirectory(&format!("frr-{}", netns.label()))?;
+        fs::write(directory.join("frr.conf"), config)?;
+        let mut which = vec![Daemon::Zebra, Daemon::Bgpd];
+        if options.bfd {
+            which.push(Daemon::Bfdd);
+        }
+        let mut frr = Self { directory, daemons: vec![] };
+        for daemon in which {
+            let spec = frr.spec(lab, netns, daemon, options)?;
+            frr.daemons.push(Running { daemon, spec, process: None });
+            frr.restart(daemon)?;
+        }
+        Ok(frr)
+    }
+
+    /// The directory of the vty sockets: `frr.socket_path` of the daemon's configuration.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The vty socket of one daemon.
+    #[must_use]
+    pub fn socket(&self, daemon: Daemon) -> PathBuf {
+        self.directory.join(format!("{}.vty", daemon.program()))
+    }
+
+    /// Replaces frr.conf for the next start of a daemon.
+    pub fn write_config(&self, config: &str) -> Result<()> {
+        Ok(fs::write(self.directory.join("frr.conf"), config)?)
+    }
+
+    /// A vty session with one daemon.
+    pub fn vty(&self, daemon: Daemon) -> Result<Vty> {
+        Vty::connect(&self.socket(daemon), REPLY_LIMIT)
+    }
+
+    /// A vty session with bgpd.
+    pub fn bgpd(&self) -> Result<Vty> {
+        self.vty(Daemon::Bgpd)
+    }
+
+    /// The JSON answer of bgpd to a `show` command (`json` is appended).
+    pub fn show(&self, command: &str) -> Result<Value> {
+        self.bgpd()?.json(&format!("{command} json"))
+    }
+
+    /// Runs lines in bgpd's configuration mode; any refusal is an error.
+    pub fn configure<S: AsRef<str>>(&self, lines: &[S]) -> Result<()> {
+        self.bgpd()?.configure_ok(lines)
+    }
+
+    /// Stops one daemon with SIGKILL and returns the moment.
+    pub fn kill(&mut self, daemon: Daemon) -> Result<Instant> {
+        let running = self.running(daemon)?;
+        let mut process = running.process.take().with_context(|| format!("{} does not run", daemon.program()))?;
+        process.kill()
+    }
+
+    /// Starts one daemon (killing it before if it runs), waits until its socket answers, returns the moment of its start.
+    pub fn restart(&mut self, daemon: Daemon) -> Result<Instant> {
+        let started = self.launch(daemon)?;
+        self.wait_answering(daemon)?;
+        Ok(started)
+    }
+
+    /// Like [`Frr::restart`] without waiting for the socket.
+    pub fn launch(&mut self, daemon: Daemon) -> Result<Instant> {
+        let socket = self.socket(daemon);
+        let running = self.running(daemon)?;
+        running.process = None;
+        // A socket file of the process before would let a connect fail as "refused" instead of "not there yet".
+        if socket.exists() {
+            fs::remove_file(&socket)?;
+        }
+        let process = running.process.insert(running.spec.start()?);
+        Ok(process.started())
+    }
+
+    /// The running process of one daemon, to pause it or read its log.
+    pub fn process(&mut self, daemon: Daemon) -> Result<&mut Process> {
+        self.running(daemon)?.process.as_mut().with_context(|| format!("{} does not run", daemon.program()))
+    }
+
+    /// Waits until the daemon answers on its vty socket.
+    pub fn wait_answering(&mut self, daemon: Daemon) -> Result<()> {
+        let socket = self.socket(daemon);
+        wait::until(&format!("{} answering", daemon.program()), START_LIMIT, || {
+            if let Err(ended) = self.process(daemon).and_then(Process::ensure_running) {
+                return Ok(Some(Err(ended)));
+            }
+            Vty::connect(&socket, REPLY_LIMIT).map(|_| Some(Ok(())))
+        })?
+    }
+
+    /// Waits until `count` BGP sessions are established in the default VRF (each neighbour counted once).
+    pub fn wait_established(&self, count: usize, limit: Duration) -> Result<()> {
+        wait::until_true(&format!("{count} established BGP sessions"), limit, || {
+            Ok(established(&self.show("show bgp summary")?).len() >= count)
+        })
+    }
+
+    fn running(&mut self, daemon: Daemon) -> Result<&mut Running> {
+        let found = self.daemons.iter_mut().find(|running| running.daemon == daemon);
+        found.with_context(|| format!("{} was not asked for", daemon.program()))
+    }
+
+    fn spec(&self, lab: &Lab, netns: &Netns, daemon: Daemon, options: &Options) -> Result<Spec> {
+        let program = program_directory().join(daemon.program());
+        ensure!(program.exists(), "{} is missing: apt-get install frr, or set COSMOLET_FRR_DIR", program.display());
+        let name = format!("{}-{}", netns.label(), daemon.program());
+        let at = |file: &str| self.directory.join(file);
+        // In the foreground, as root and in its group from the start: a daemon that forks or changes its user or group loses
+        // its parent death signal.
+        let spec = Spec::new(&name, program, lab.log(&name)?)
+            .inside(netns)
+            .group(group_id(VTY_GROUP)?)
+            .args(["-u", "root", "-g", VTY_GROUP, "-A", "127.0.0.1", "-P", "0", "--log", "stdout"])
+            .args(["-N", netns.name()])
+            .arg("--vty_socket")
+            .arg(&self.directory)
+            .arg("-i")
+            .arg(at(&format!("{}.pid", daemon.program())))
+            .arg("-z")
+            .arg(at("zserv.api"))
+            .arg("-f")
+            .arg(at("frr.conf"));
+        Ok(match daemon {
+            Daemon::Zebra => spec.args(&options.zebra_args),
+            Daemon::Bgpd => spec,
+            Daemon::Bfdd => spec.arg("--bfdctl").arg(at("bfdd.sock")),
+        })
+    }
+}
+
+/// The names of the peers whose session is up, from `show bgp summary json`.
+#[must_use]
+pub fn established(summary: &Value) -> Vec<String> {
+    let mut names: Vec<String> = ["ipv4Unicast", "ipv6Unicast"]
+        .iter()
+        .filter_map(|family| summary.get(family)?.get("peers")?.as_object())
+        .flatten()
+        .filter(|(_, peer)| peer.get("state").and_then(Value::as_str) == Some("Established"))
+        .map(|(name, _)| name.clone())
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Where FRR's programs are.
+#[must_use]
+pub fn program_directory() -> PathBuf {
+    std::env::var_os("COSMOLET_FRR_DIR").map_or_else(|| PathBuf::from("/usr/lib/frr"), PathBuf::from)
+}
+
+/// The number of a group, from /etc/group.
+fn group_id(name: &str) -> Result<u32> {
+    let groups = fs::read_to_string("/etc/group")?;
+    let line = groups.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let id = line.and_then(|rest| rest.split(':').nth(1)?.parse().ok());
+    id.with_context(|| format!("no group {name}: apt-get install frr makes it"))
+}
