@@ -85,7 +85,8 @@ async fn run(
             return;
         }
     };
-    let mut task = Task { programs, uplinks, events, book, metrics, told: None, failing: false, read_at: Instant::now() };
+    let mut task =
+        Task { programs, uplinks, events, book, metrics, told: None, failing: false, read_at: Instant::now() };
     task.attach().await;
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
