@@ -202,7 +202,7 @@ impl Task {
             Err(error) => warn!(%error, "the counters cannot be read, trying again"),
         }
         match self.programs.oddities() {
-            Ok(oddities) => oddities.each(|kind, sum| self.metrics.odd(kind, sum)),
+            Ok(oddities) => oddities.by_kind().into_iter().for_each(|(kind, sum)| self.metrics.odd(kind, sum)),
             Err(error) => debug!(%error, "the oddities cannot be read"),
         }
         self.programs.flush_log();
