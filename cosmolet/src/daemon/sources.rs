@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use crate::book::Book;
 use crate::config::{Config, Source};
 use crate::engine::event::Event;
+use crate::engine::service::NodeView;
 use crate::kubernetes::project::Selection;
 use crate::manifests::FileProblem;
 use crate::{kubernetes, manifests};
@@ -43,6 +44,8 @@ pub(super) async fn spawn(
             tasks.spawn(async move { kubernetes::run(options, selection, events).await.context("Kubernetes") });
         }
         Source::Manifests(directory) => {
+            // A directory without a Node object describes a healthy node; one that has it says so before it has synced.
+            events.send(Event::Node(NodeView::default())).await.context("the control loop is gone")?;
             let (problems, seen) = watch::channel(Vec::new());
             tasks.spawn(tell_problems(seen, book));
             let directory = directory.clone();

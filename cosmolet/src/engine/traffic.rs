@@ -120,20 +120,26 @@ impl PortWindow {
         }
     }
 
-    /// The shares of refused and of completed new connections, where there were enough of them to tell.
-    fn shares(&self, now: Timestamp, rules: &TrafficRules, min_attempts: u64) -> Option<(f64, f64)> {
+    /// The shares of refused and of completed new connections in the newest sample, in the newest two, and so on as far
+    /// as the window reaches, wherever there were enough of them to tell. The shortest span sees a sudden end first;
+    /// the longest gathers rare connections.
+    fn shares(&self, now: Timestamp, rules: &TrafficRules, min_attempts: u64) -> Vec<(f64, f64)> {
         if self.host_backend_at.is_some_and(|at| now.since(at) < rules.host_backend) {
-            return None;
+            return Vec::new();
         }
-        let recent = self.samples.iter().filter(|(at, _)| now.since(*at) < rules.window);
-        let sum = recent.fold(TrafficCounts::default(), |sum, (_, counts)| sum.plus(*counts));
-        if sum.syn < min_attempts.max(1) {
-            return None;
-        }
-        #[expect(clippy::cast_precision_loss, reason = "shares of connection counts far below 2^52")]
-        let share = |part: u64| part as f64 / sum.syn as f64;
-        Some((share(sum.rst_host.saturating_add(sum.unreachable_host)), share(sum.completed)))
+        let recent = self.samples.iter().rev().take_while(|(at, _)| now.since(*at) < rules.window);
+        let sums = recent.scan(TrafficCounts::default(), |sum, (_, counts)| {
+            *sum = sum.plus(*counts);
+            Some(*sum)
+        });
+        sums.filter(|sum| sum.syn >= min_attempts.max(1)).map(|sum| shares(&sum)).collect()
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shares of connection counts far below 2^52")]
+fn shares(sum: &TrafficCounts) -> (f64, f64) {
+    let attempts = sum.syn as f64;
+    (sum.rst_host.saturating_add(sum.unreachable_host) as f64 / attempts, sum.completed as f64 / attempts)
 }
 
 impl TrafficHealth {
@@ -221,12 +227,12 @@ impl TrafficHealth {
     fn refused_now(&self, now: Timestamp, rules: &TrafficRules) -> bool {
         self.ports
             .values()
-            .filter_map(|port| port.shares(now, rules, rules.min_attempts))
+            .flat_map(|port| port.shares(now, rules, rules.min_attempts))
             .any(|(refused, completed)| refused >= rules.refused_share && completed < rules.completed_share)
     }
 
     fn judge_trial(&mut self, since: Timestamp, now: Timestamp, rules: &TrafficRules, jitter: f64) {
-        let shares = || self.ports.values().filter_map(|port| port.shares(now, rules, 1));
+        let shares = || self.ports.values().flat_map(|port| port.shares(now, rules, 1));
         if shares().any(|(refused, _)| refused >= rules.trial_refused_share) {
             self.ejections = self.ejections.saturating_mul(2).max(1);
             self.convict(now, rules, jitter);

@@ -33,6 +33,14 @@ fn three_refused_connections_convict_and_two_do_not() {
 }
 
 #[test]
+fn a_sudden_end_is_seen_in_the_newest_sample_alone() {
+    let mut health = TrafficHealth::default();
+    feed(&mut health, served(50), 1, TrafficMode::Enforce);
+    feed(&mut health, served(50), 2, TrafficMode::Enforce);
+    assert_eq!(feed(&mut health, refused(50), 3, TrafficMode::Enforce), TrafficState::Convicted(at(33)));
+}
+
+#[test]
 fn attempts_older_than_the_window_do_not_count() {
     let mut health = TrafficHealth::default();
     feed(&mut health, refused(2), 1, TrafficMode::Enforce);

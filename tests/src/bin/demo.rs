@@ -139,6 +139,7 @@ fn dnat_lost(stage: &mut Stage, client: &Client, story: &mut Story) -> Result<()
     stage.wait_status(EDGE, vip4(1), "withdrawn", |row| row["reason"] == "HostRefuses")?;
     stage.fabric.nodes[EDGE].proxy.restore()?;
     println!("  its DNAT is back; the half-open trial begins 30 s (±10 %) after the conviction ...");
+    let since = Instant::now();
     let took = stage.wait_nodes(&BOTH, since, Duration::from_secs(45))?;
     let requests = client.summary(Instant::now(), Instant::now() + Duration::from_secs(1));
     ensure!(requests.failed() == 0, "the trial fails: {requests:?}");
