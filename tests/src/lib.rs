@@ -8,6 +8,7 @@
 
 pub mod api_server;
 pub mod backend;
+pub mod bench_ebpf;
 pub mod bgp;
 pub mod client;
 pub mod daemon;
@@ -19,6 +20,7 @@ pub mod lab;
 pub mod manifests;
 pub mod netns;
 pub mod nft;
+pub mod packet;
 pub mod objects;
 pub mod process;
 pub mod report;

@@ -1,0 +1,471 @@
+//! What bgpd says of itself, to the engine's types. Pure.
+//!
+//! Owns the reading of the running configuration (no JSON shows `redistribute`) and of the few JSON answers. Never asks
+//! anything itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use super::render::{ADVERTISE_MAP, ROUTE_MAP_PREFIX};
+use crate::engine::observed::{BgpFault, BgpView, Owner, PeerView, RibState};
+use crate::engine::types::{Family, Mode, PerFamily, Vip};
+
+/// What matters of a running configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunningConfig {
+    /// Its BGP instances, in their order.
+    pub instances: Vec<Instance>,
+    /// The default VRF's instance has `redistribute connected`, by family.
+    pub connected: PerFamily<bool>,
+    /// The host prefixes among the default VRF's `network` statements.
+    pub networks: BTreeMap<Vip, Owner>,
+    /// The default VRF's peers by name; with their address, where the name is one.
+    pub peers: BTreeMap<String, Option<IpAddr>>,
+    /// [`ADVERTISE_MAP`] is defined.
+    pub route_map: bool,
+}
+
+/// A `router bgp`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// The AS number.
+    pub asn: u32,
+    /// `vrf NAME` or `view NAME`; `None` is the default VRF.
+    pub name: Option<String>,
+}
+
+impl Instance {
+    fn label(&self) -> String {
+        self.name.clone().unwrap_or_else(|| "default".to_owned())
+    }
+}
+
+impl RunningConfig {
+    /// Reads the text of `show running-config`. Lines that mean nothing to cosmolet are passed over.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut config = Self::default();
+        let mut place = Place::Outside;
+        for line in text.lines() {
+            let indented = line.starts_with(' ');
+            let words: Vec<&str> = line.split_ascii_whitespace().collect();
+            place = match (indented, words.as_slice()) {
+                (_, [] | ["!", ..]) => place,
+                (false, ["router", "bgp", asn, rest @ ..]) => config.enter(asn, rest),
+                (false, other) => {
+                    config.route_map |= matches!(other, ["route-map", name, ..] if *name == ADVERTISE_MAP);
+                    Place::Outside
+                }
+                (true, words) => config.line(place, words),
+            };
+        }
+        config
+    }
+
+    /// `router bgp ASN [vrf|view NAME] [as-notation ...]`
+    fn enter(&mut self, asn: &str, rest: &[&str]) -> Place {
+        let Some(asn) = parse_asn(asn) else { return Place::Outside };
+        let name = match rest {
+            [kind @ ("vrf" | "view"), name, ..] => Some(format!("{kind} {name}")),
+            _ => None,
+        };
+        let place = if name.is_some() { Place::Outside } else { Place::Router };
+        self.instances.push(Instance { asn, name });
+        place
+    }
+
+    /// An indented line; returns the place of the next one.
+    fn line(&mut self, place: Place, words: &[&str]) -> Place {
+        if place == Place::Outside {
+            return place;
+        }
+        match words {
+            ["address-family", family, rest @ ..] => return Place::family(family, rest),
+            ["exit-address-family", ..] => return Place::Router,
+            ["neighbor", name, rest @ ..] if place == Place::Router => self.neighbor(name, rest),
+            ["network", prefix, rest @ ..] => self.network(place, prefix, rest),
+            ["redistribute", "connected", ..] => {
+                if let Some(family) = place.unicast() {
+                    *self.connected.get_mut(family) = true;
+                }
+            }
+            _ => {}
+        }
+        place
+    }
+
+    /// Takes the statements that make a peer: `neighbor ADDRESS …`, `neighbor IFNAME interface …`. A peer group is none.
+    fn neighbor(&mut self, name: &str, rest: &[&str]) {
+        let address = name.parse().ok();
+        if address.is_some() || rest.first() == Some(&"interface") {
+            self.peers.insert(name.to_owned(), address);
+        }
+    }
+
+    /// `network PREFIX [label-index N] [route-map NAME | backdoor]`, in old releases `network ADDRESS [mask MASK]`.
+    fn network(&mut self, place: Place, prefix: &str, rest: &[&str]) {
+        let Some(family) = place.unicast() else { return };
+        let Some(vip) = host_prefix(prefix, rest).filter(|vip| vip.family() == family) else { return };
+        let map = rest.iter().skip_while(|word| **word != "route-map").nth(1);
+        let ours = map.is_some_and(|name| name.starts_with(ROUTE_MAP_PREFIX));
+        self.networks.insert(vip, if ours { Owner::Ours } else { Owner::Foreign });
+    }
+
+    /// Finds the one instance that bare `router bgp` opens: FRR refuses it as soon as there is a second one, be it a
+    /// VRF's or a view's, and does not take a VRF's only instance for it.
+    ///
+    /// # Errors
+    /// The fault, when there is none, several, or one of another AS number than `configured`.
+    pub fn instance(&self, configured: Option<u32>) -> Result<&Instance, BgpFault> {
+        let [instance] = self.instances.as_slice() else {
+            return Err(match self.instances.as_slice() {
+                [] => BgpFault::NoInstance,
+                several => BgpFault::SeveralInstances(several.iter().map(Instance::label).collect()),
+            });
+        };
+        match configured {
+            _ if instance.name.is_some() => Err(BgpFault::NoInstance),
+            Some(asn) if asn != instance.asn => Err(BgpFault::AsnMismatch { configured: asn, found: instance.asn }),
+            _ => Ok(instance),
+        }
+    }
+
+    /// Puts the view together.
+    ///
+    /// # Errors
+    /// As [`RunningConfig::instance`].
+    pub fn view(
+        &self,
+        generation: u64,
+        configured: Option<u32>,
+        mode: Option<Mode>,
+        sessions: &Sessions,
+    ) -> Result<BgpView, BgpFault> {
+        let asn = self.instance(configured)?.asn;
+        let detected = |connected| if connected { Mode::Connected } else { Mode::Dynamic };
+        let mode_of = |connected| mode.unwrap_or_else(|| detected(connected));
+        let dynamic = sessions.peers.keys().filter(|name| !self.peers.contains_key(*name));
+        let dynamic = dynamic.map(|name| (name, name.parse().ok()));
+        let configured = self.peers.iter().map(|(name, address)| (name, *address));
+        let peers = configured.chain(dynamic).map(|(name, address)| PeerView {
+            name: name.clone(),
+            address,
+            established: sessions.established(name),
+        });
+        Ok(BgpView {
+            generation,
+            asn,
+            modes: PerFamily { v4: mode_of(self.connected.v4), v6: mode_of(self.connected.v6) },
+            networks: self.networks.clone(),
+            peers: peers.collect(),
+        })
+    }
+}
+
+/// Where in a configuration a line stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Anywhere but in the default VRF's instance.
+    Outside,
+    /// In the instance, outside its address families: IPv4 unicast, for the statements that are of a family.
+    Router,
+    /// In a unicast family.
+    Unicast(Family),
+    /// In another family.
+    OtherFamily,
+}
+
+impl Place {
+    /// `address-family ipv4|ipv6 [unicast]`
+    const fn family(family: &str, rest: &[&str]) -> Self {
+        match (family.as_bytes(), rest) {
+            (b"ipv4", []) => Self::Unicast(Family::V4),
+            (b"ipv6", []) => Self::Unicast(Family::V6),
+            (b"ipv4", [safi, ..]) if is_unicast(safi) => Self::Unicast(Family::V4),
+            (b"ipv6", [safi, ..]) if is_unicast(safi) => Self::Unicast(Family::V6),
+            _ => Self::OtherFamily,
+        }
+    }
+
+    const fn unicast(self) -> Option<Family> {
+        match self {
+            Self::Router => Some(Family::V4),
+            Self::Unicast(family) => Some(family),
+            Self::Outside | Self::OtherFamily => None,
+        }
+    }
+}
+
+const fn is_unicast(safi: &str) -> bool {
+    matches!(safi.as_bytes(), b"unicast")
+}
+
+/// `65001`, or `1.10` with `as-notation dot`.
+fn parse_asn(text: &str) -> Option<u32> {
+    match text.split_once('.') {
+        None => text.parse().ok(),
+        Some((high, low)) => Some((u32::from(high.parse::<u16>().ok()?) << 16) | u32::from(low.parse::<u16>().ok()?)),
+    }
+}
+
+/// The address of a prefix of full length. An IPv4 network without a length is a classful one, hence none.
+fn host_prefix(prefix: &str, rest: &[&str]) -> Option<Vip> {
+    if let ["mask", mask, ..] = rest {
+        return (*mask == "255.255.255.255").then(|| prefix.parse().ok().map(Vip::new)).flatten();
+    }
+    let prefix: IpNet = prefix.parse().ok()?;
+    (prefix.prefix_len() == prefix.max_prefix_len()).then(|| Vip::new(prefix.addr()))
+}
+
+/// The sessions of the unicast families: `show bgp summary json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sessions {
+    /// Whether the session is Established, by peer.
+    pub peers: BTreeMap<String, bool>,
+}
+
+impl Sessions {
+    /// Reads the answer. Without an instance FRR answers `{}`.
+    ///
+    /// # Errors
+    /// When it is not the JSON it should be.
+    pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
+        let families: BTreeMap<String, serde_json::Value> = serde_json::from_str(text)?;
+        let mut peers = BTreeMap::new();
+        for (_, family) in families.into_iter().filter(|(name, _)| name.ends_with("Unicast")) {
+            let family: FamilySummary = serde_json::from_value(family)?;
+            for (name, peer) in family.peers {
+                *peers.entry(name).or_default() |= peer.state == "Established";
+            }
+        }
+        Ok(Self { peers })
+    }
+
+    fn established(&self, peer: &str) -> bool {
+        self.peers.get(peer).copied().unwrap_or_default()
+    }
+}
+
+#[derive(Deserialize)]
+struct FamilySummary {
+    #[serde(default)]
+    peers: BTreeMap<String, PeerSummary>,
+}
+
+#[derive(Deserialize)]
+struct PeerSummary {
+    #[serde(default)]
+    state: String,
+}
+
+/// Reads `show bgp ipv4|ipv6 unicast PREFIX json`: what the RIB holds for one prefix. `{}` when there is none.
+///
+/// # Errors
+/// When it is not the JSON it should be.
+pub fn rib(text: &str) -> Result<RibState, serde_json::Error> {
+    let entry: RibEntry = serde_json::from_str(text)?;
+    let local = |path: &&RibPath| path.sourced && path.valid;
+    Ok(RibState {
+        valid: entry.paths.iter().any(|path| local(&path)),
+        best: entry.paths.iter().filter(local).any(|path| path.bestpath.overall),
+        advertised_to: u32::try_from(entry.advertised_to.len()).unwrap_or(u32::MAX),
+    })
+}
+
+#[derive(Deserialize)]
+struct RibEntry {
+    #[serde(default)]
+    paths: Vec<RibPath>,
+    #[serde(default, rename = "advertisedTo")]
+    advertised_to: BTreeMap<String, serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct RibPath {
+    #[serde(default)]
+    valid: bool,
+    /// Originated here: by `network` or by `redistribute`.
+    #[serde(default)]
+    sourced: bool,
+    #[serde(default)]
+    bestpath: BestPath,
+}
+
+#[derive(Default, Deserialize)]
+struct BestPath {
+    #[serde(default)]
+    overall: bool,
+}
+
+/// The VIPs whose `network` statement is somebody else's.
+#[must_use]
+pub fn foreign(networks: &BTreeMap<Vip, Owner>) -> BTreeSet<Vip> {
+    networks.iter().filter(|(_, owner)| **owner == Owner::Foreign).map(|(vip, _)| *vip).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const UNNUMBERED: &str = include_str!("fixtures/unnumbered.conf");
+    const ESTABLISHED: &str = include_str!("fixtures/established.conf");
+    const INSTANCES: &str = include_str!("fixtures/instances.conf");
+
+    fn vip(text: &str) -> Vip {
+        Vip::new(text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_nodes_unnumbered_configuration_is_read() {
+        let config = RunningConfig::parse(UNNUMBERED);
+        assert_eq!(config.instances, [Instance { asn: 4_200_000_011, name: None }]);
+        assert_eq!(config.connected, PerFamily { v4: true, v6: false });
+        assert!(!config.route_map, "a route-map that is used but not defined");
+        let networks = [
+            ("10.0.0.11", Owner::Foreign),
+            ("10.0.0.12", Owner::Ours),
+            ("10.0.0.13", Owner::Foreign),
+            ("10.0.0.14", Owner::Foreign),
+            ("2001:db8::11", Owner::Foreign),
+            ("2001:db8::12", Owner::Ours),
+        ];
+        assert_eq!(config.networks, networks.map(|(text, owner)| (vip(text), owner)).into());
+        assert_eq!(foreign(&config.networks).len(), 4);
+        let peers = [
+            ("10.0.0.99".to_owned(), Some("10.0.0.99".parse().unwrap())),
+            ("eth0".to_owned(), None),
+            ("eth1".to_owned(), None),
+        ];
+        assert_eq!(config.peers, peers.into());
+    }
+
+    #[test]
+    fn a_view_holds_modes_networks_and_sessions() {
+        let sessions = Sessions::parse(include_str!("fixtures/established-summary.json")).unwrap();
+        let view = RunningConfig::parse(ESTABLISHED).view(7, Some(65012), None, &sessions).unwrap();
+        assert_eq!((view.generation, view.asn), (7, 65012));
+        assert_eq!(view.modes, PerFamily { v4: Mode::Dynamic, v6: Mode::Dynamic });
+        assert_eq!(view.networks, BTreeMap::from([(vip("10.9.9.9"), Owner::Ours)]));
+        let address = Some("192.0.2.1".parse().unwrap());
+        assert_eq!(
+            view.peers,
+            [
+                PeerView { name: "192.0.2.1".to_owned(), address, established: true },
+                PeerView { name: "eth1".to_owned(), address: None, established: true },
+            ]
+        );
+        assert!(RunningConfig::parse(ESTABLISHED).route_map);
+    }
+
+    #[test]
+    fn idle_peers_are_not_established() {
+        let sessions = Sessions::parse(include_str!("fixtures/unnumbered-summary.json")).unwrap();
+        let view = RunningConfig::parse(UNNUMBERED).view(1, None, None, &sessions).unwrap();
+        assert_eq!(view.modes, PerFamily { v4: Mode::Connected, v6: Mode::Dynamic });
+        assert_eq!(view.peers.len(), 3);
+        assert!(view.peers.iter().all(|peer| !peer.established));
+    }
+
+    #[test]
+    fn an_override_wins_over_what_is_detected() {
+        let config = RunningConfig::parse(UNNUMBERED);
+        for mode in [Mode::Connected, Mode::Dynamic] {
+            let view = config.view(1, None, Some(mode), &Sessions::default()).unwrap();
+            assert_eq!(view.modes, PerFamily { v4: mode, v6: mode });
+        }
+    }
+
+    #[test]
+    fn only_one_instance_in_the_default_vrf_will_do() {
+        let several = RunningConfig::parse(INSTANCES);
+        let names = ["default", "vrf blue", "view lab"].map(str::to_owned).to_vec();
+        assert_eq!(several.instance(None), Err(BgpFault::SeveralInstances(names)));
+        assert_eq!(several.connected, PerFamily { v4: false, v6: true }, "what stands in a VRF does not count");
+        assert_eq!(several.networks, BTreeMap::from([(vip("10.9.9.1"), Owner::Foreign)]));
+        assert_eq!(several.peers.len(), 1);
+
+        assert_eq!(RunningConfig::parse("frr version 8.4.4\n!\n").instance(None), Err(BgpFault::NoInstance));
+        let vrf = RunningConfig::parse("router bgp 65001 vrf red\n network 10.0.0.1/32\n");
+        assert_eq!(vrf.instance(None), Err(BgpFault::NoInstance));
+        assert!(vrf.networks.is_empty());
+    }
+
+    #[test]
+    fn the_as_number_has_to_match() {
+        let config = RunningConfig::parse(ESTABLISHED);
+        let mismatch = BgpFault::AsnMismatch { configured: 65099, found: 65012 };
+        assert_eq!(config.instance(Some(65099)), Err(mismatch));
+        assert!(config.instance(Some(65012)).is_ok());
+    }
+
+    #[test]
+    fn as_numbers_with_a_dot() {
+        let config = RunningConfig::parse("router bgp 1.10 as-notation dot\n");
+        assert_eq!(config.instance(None).unwrap().asn, 65546);
+        assert!(RunningConfig::parse("router bgp 70000.1\n").instances.is_empty());
+    }
+
+    #[test]
+    fn old_forms_of_network_are_read_right() {
+        // Quagga and early FRR: IPv4 statements outside any family, classful ones without a length, masks.
+        let old = "router bgp 65001\n network 10.0.0.0\n network 10.0.0.1/32\n network 10.0.0.2 mask 255.255.255.255\n \
+                   network 10.0.0.4 mask 255.255.255.252\n network 10.0.0.3/32 backdoor\n redistribute connected metric 5\n \
+                   address-family ipv6\n network 2001:db8::1/128 route-map COSMOLET-X\n network 2001:db8::/64\n \
+                   exit-address-family\n address-family ipv4 multicast\n network 10.0.0.5/32\n redistribute connected\n \
+                   exit-address-family\n network 10.0.0.6/32\nline vty\n network 10.0.0.7/32\n";
+        let config = RunningConfig::parse(old);
+        let networks = [
+            ("10.0.0.1", Owner::Foreign),
+            ("10.0.0.2", Owner::Foreign),
+            ("10.0.0.3", Owner::Foreign),
+            ("10.0.0.6", Owner::Foreign),
+            ("2001:db8::1", Owner::Ours),
+        ];
+        assert_eq!(config.networks, networks.map(|(text, owner)| (vip(text), owner)).into());
+        assert_eq!(config.connected, PerFamily { v4: true, v6: false });
+    }
+
+    #[test]
+    fn names_that_only_look_like_ours_are_not() {
+        let text =
+            "router bgp 1\n network 10.0.0.1/32 route-map MY-COSMOLET-X\n network 10.0.0.2/32 route-map cosmolet-x\n";
+        assert!(RunningConfig::parse(text).networks.values().all(|owner| *owner == Owner::Foreign));
+    }
+
+    #[test]
+    fn the_rib_tells_of_our_own_paths() {
+        let advertised = rib(include_str!("fixtures/rib-advertised.json")).unwrap();
+        assert_eq!(advertised, RibState { valid: true, best: true, advertised_to: 2 });
+        let inaccessible = rib(include_str!("fixtures/rib-inaccessible.json")).unwrap();
+        assert_eq!(inaccessible, RibState::default());
+        assert_eq!(rib("{\n}\n").unwrap(), RibState::default());
+        let learned = r#"{"paths":[{"valid":true,"bestpath":{"overall":true}},{"valid":true,"sourced":true}]}"#;
+        assert_eq!(rib(learned).unwrap(), RibState { valid: true, best: false, advertised_to: 0 });
+        assert!(rib("nonsense").is_err());
+    }
+
+    #[test]
+    fn a_summary_without_an_instance_is_empty() {
+        assert_eq!(Sessions::parse("{}\n").unwrap(), Sessions::default());
+        assert!(Sessions::parse("% no").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_can_be_read(text in "([ a-z0-9./:!-]{0,30}\n){0,20}") {
+            let _config = RunningConfig::parse(&text);
+        }
+
+        #[test]
+        fn lines_may_be_cut_anywhere(cut in 0..UNNUMBERED.len()) {
+            let whole = RunningConfig::parse(UNNUMBERED);
+            let part = RunningConfig::parse(UNNUMBERED.get(..cut).unwrap_or_default());
+            prop_assert!(part.networks.len() <= whole.networks.len() + 1);
+            prop_assert!(part.instances.len() <= 1);
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The task that watches bgpd: connects, reads, tells the engine, and notices at once when bgpd goes.
+//!
+//! Owns the session that reads. Never changes bgpd's configuration, but for putting back our own route-map.
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::apply::{Admission, Applier};
+use super::error::FrrError;
+use super::observe::{self, RunningConfig, Sessions};
+use super::render::Batch;
+use super::rib::Schedule;
+use super::vty::{Line, Reply, Session, Status};
+use super::{Options, Request};
+use crate::engine::event::Event;
+use crate::engine::observed::{BgpFault, BgpState, BgpView, Owner, RibReport, RibState};
+
+const RUNNING_CONFIG: Line = Line::fixed("show running-config");
+const SUMMARY: Line = Line::fixed("show bgp summary json");
+
+/// How long the quick polls last after bgpd went away or came back.
+const QUICK: Duration = Duration::from_secs(5);
+/// A poll while bgpd starts (a refused connect costs some 10 µs): a replay within some 10 ms keeps a graceful restart free
+/// of a gap.
+const QUICK_POLL: Duration = Duration::from_millis(2);
+/// A poll after that.
+const POLL: Duration = Duration::from_millis(100);
+/// A poll for what only an operator can mend.
+const OPERATOR_POLL: Duration = Duration::from_secs(1);
+/// The first re-reading after a change, doubled until it is as long as the period: vtysh may still be loading the
+/// configuration, and a command that timed out may still run.
+const SETTLE: Duration = Duration::from_millis(50);
+/// A reading that overlapped with steps is repeated after this time, this often.
+const OVERLAP: (Duration, u32) = (Duration::from_millis(20), 10);
+
+/// The channel to the daemon, or every handle, is closed: the task ends.
+struct Finished;
+
+/// Why a connection ended.
+enum End {
+    Finished,
+    Lost(FrrError),
+}
+
+impl From<Finished> for End {
+    fn from(_: Finished) -> Self {
+        Self::Finished
+    }
+}
+
+impl From<FrrError> for End {
+    fn from(error: FrrError) -> Self {
+        Self::Lost(error)
+    }
+}
+
+pub(super) struct Observer {
+    pub(super) path: PathBuf,
+    pub(super) options: Options,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) requests: mpsc::UnboundedReceiver<Request>,
+    pub(super) admission: watch::Sender<Admission>,
+    pub(super) applier: Arc<Applier>,
+    pub(super) memory: Memory,
+}
+
+/// What outlives a connection.
+pub(super) struct Memory {
+    /// Connections so far.
+    generation: u64,
+    /// What the engine was told last.
+    told: Option<BgpState>,
+    /// When bgpd was last seen to go or come.
+    changed: Instant,
+    rib: Schedule,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { generation: 0, told: None, changed: Instant::now(), rib: Schedule::default() }
+    }
+}
+
+/// When to read the running configuration next, on one connection.
+struct Cadence {
+    /// The time until the next reading when nothing changes.
+    settle: Duration,
+    /// Readings in a row that overlapped with steps.
+    overlaps: u32,
+    /// bgpd answered at least once.
+    answered: bool,
+}
+
+impl Observer {
+    /// Runs until the daemon goes.
+    pub(super) async fn run(mut self) {
+        loop {
+            let error = match Session::open(&self.path, self.options.patience).await {
+                Ok(session) => match self.serve(session).await {
+                    End::Finished => return,
+                    End::Lost(error) => error,
+                },
+                Err(error) => error,
+            };
+            tracing::debug!(%error, "no connection to bgpd");
+            let pause = self.pause_after(&error);
+            if self.tell_down(error.fault()).await.is_err() || self.rest(pause).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn pause_after(&self, error: &FrrError) -> Duration {
+        match error {
+            FrrError::PermissionDenied { .. } => OPERATOR_POLL,
+            FrrError::Unreachable { .. } | FrrError::Closed | FrrError::Timeout(_) | FrrError::Garbled(_) => {
+                self.poll()
+            }
+        }
+    }
+
+    fn poll(&self) -> Duration {
+        if self.memory.changed.elapsed() < QUICK { QUICK_POLL } else { POLL }
+    }
+
+    /// Waits, but keeps taking requests.
+    async fn rest(&mut self, pause: Duration) -> Result<(), Finished> {
+        let until = Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = sleep_until(until) => return Ok(()),
+                request = self.requests.recv() => { self.note(request)?; }
+            }
+        }
+    }
+
+    /// Uses one connection until it ends.
+    async fn serve(&mut self, session: Session) -> End {
+        let mut cadence = Cadence { settle: SETTLE, overlaps: 0, answered: false };
+        let Err(end) = self.converse(session, &mut cadence).await;
+        if cadence.answered {
+            self.memory.changed = Instant::now();
+        }
+        end
+    }
+
+    async fn converse(&mut self, mut session: Session, cadence: &mut Cadence) -> Result<Infallible, End> {
+        self.memory.generation += 1;
+        self.applier.renew().await?;
+        let mut read_at = Instant::now();
+        loop {
+            if read_at <= Instant::now() {
+                read_at = Instant::now() + self.read(&mut session, cadence).await?;
+            }
+            let rib_at = self.memory.rib.next_at();
+            tokio::select! {
+                biased;
+                error = session.closed() => return Err(error.into()),
+                request = self.requests.recv() => {
+                    if self.note(request)? {
+                        read_at = Instant::now();
+                    }
+                }
+                () = sleep_until(read_at) => {}
+                () = sleep_until(rib_at.unwrap_or(read_at)), if rib_at.is_some() => self.read_rib(&mut session).await?,
+            }
+        }
+    }
+
+    /// Takes a request; true if the configuration has to be read again.
+    fn note(&mut self, request: Option<Request>) -> Result<bool, Finished> {
+        match request.ok_or(Finished)? {
+            Request::Reread => Ok(true),
+            Request::Watch { vips, present } => {
+                let now = Instant::now();
+                for vip in vips {
+                    self.memory.rib.touch(vip, present, now);
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Reads the configuration and tells the engine; returns when to read next.
+    async fn read(&mut self, session: &mut Session, cadence: &mut Cadence) -> Result<Duration, End> {
+        let quiet = self.applier.quiet();
+        let replies = session.ask_all(&[RUNNING_CONFIG, SUMMARY]).await?;
+        let (config, sessions) = understand(&replies)?;
+        if !cadence.answered {
+            cadence.answered = true;
+            self.memory.changed = Instant::now();
+        }
+        let state = config.view(self.memory.generation, self.options.asn, self.options.mode, &sessions);
+        if quiet.is_none() || quiet != self.applier.quiet() {
+            // Steps were under way: the reading may be older than what the engine knows from them.
+            cadence.overlaps += 1;
+            if self.is_told_up() && cadence.overlaps < OVERLAP.1 {
+                return Ok(OVERLAP.0);
+            }
+        }
+        cadence.overlaps = 0;
+        match state {
+            Ok(view) => {
+                if !config.route_map && view.networks.values().any(|owner| *owner == Owner::Ours) {
+                    restore_route_map(session).await?;
+                }
+                let changed = self.tell_up(view).await?;
+                cadence.settle = if changed { SETTLE } else { (cadence.settle * 2).min(self.options.period) };
+                Ok(cadence.settle)
+            }
+            Err(fault) => {
+                let pause = if fault == BgpFault::NoInstance { self.poll() } else { OPERATOR_POLL };
+                self.tell_down(fault).await?;
+                Ok(pause)
+            }
+        }
+    }
+
+    /// The engine knows this connection as usable.
+    fn is_told_up(&self) -> bool {
+        matches!(&self.memory.told, Some(BgpState::Up(view)) if view.generation == self.memory.generation)
+    }
+
+    async fn read_rib(&mut self, session: &mut Session) -> Result<(), End> {
+        let vips = self.memory.rib.take(Instant::now());
+        let replies = session.ask_all(&vips.iter().copied().map(Line::prefix_query).collect::<Vec<_>>()).await?;
+        let reports = vips.into_iter().zip(&replies).map(|(vip, reply)| Ok(RibReport { vip, rib: rib_state(reply)? }));
+        let reports = reports.collect::<Result<Vec<_>, FrrError>>()?;
+        self.events.send(Event::Rib(reports)).await.map_err(|_closed| End::Finished)
+    }
+
+    /// True if that was news.
+    async fn tell_up(&mut self, view: BgpView) -> Result<bool, Finished> {
+        self.admission.send_replace(Admission::Open(Arc::new(observe::foreign(&view.networks))));
+        self.tell(BgpState::Up(view)).await
+    }
+
+    async fn tell_down(&mut self, fault: BgpFault) -> Result<bool, Finished> {
+        self.admission.send_replace(Admission::Closed(fault.clone()));
+        self.tell(BgpState::Down(fault)).await
+    }
+
+    async fn tell(&mut self, state: BgpState) -> Result<bool, Finished> {
+        let news = self.memory.told.as_ref() != Some(&state);
+        if news {
+            self.memory.told = Some(state.clone());
+            self.events.send(Event::Bgp(state)).await.map_err(|_closed| Finished)?;
+        }
+        Ok(news)
+    }
+}
+
+/// Reads the replies to [`RUNNING_CONFIG`] and [`SUMMARY`].
+fn understand(replies: &[Reply]) -> Result<(RunningConfig, Sessions), FrrError> {
+    let [config, summary] = replies else { return Err(FrrError::Garbled("replies are missing".to_owned())) };
+    if config.status != Status::Success {
+        return Err(FrrError::Garbled(format!("`{}`: {}", RUNNING_CONFIG.as_str(), config.summary())));
+    }
+    let sessions = Sessions::parse(&summary.text)
+        .map_err(|error| FrrError::Garbled(format!("`{}`: {error}", SUMMARY.as_str())))?;
+    Ok((RunningConfig::parse(&config.text), sessions))
+}
+
+/// Somebody removed our route-map while `network` statements use it: they originate nothing without it.
+async fn restore_route_map(session: &mut Session) -> Result<(), FrrError> {
+    let batch = Batch::route_map();
+    tracing::warn!("our route-map was removed from FRR: putting it back");
+    session.send(batch.bytes(), batch.roles().len()).await?;
+    for _ in batch.roles() {
+        session.reply().await?;
+    }
+    Ok(())
+}
+
+/// FRR answers a warning, without an instance or without the prefix.
+fn rib_state(reply: &Reply) -> Result<RibState, FrrError> {
+    if reply.status != Status::Success {
+        return Ok(RibState::default());
+    }
+    observe::rib(&reply.text).map_err(|error| FrrError::Garbled(error.to_string()))
+}
