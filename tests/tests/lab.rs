@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use cosmolet_tests::api_server::{ApiServer, Place, User};
 use cosmolet_tests::client::{Client, Load};
+use cosmolet_tests::daemon::Daemon as Cosmolet;
 use cosmolet_tests::fabric::{Fabric, MANAGEMENT, Mode, NodeSpec, UPLINK, host, vip4, vip6};
 use cosmolet_tests::frr::{self, Daemon, Frr};
+use cosmolet_tests::manifests::Manifests;
 use cosmolet_tests::netns::{self, End, veth};
 use cosmolet_tests::nft::Mapping;
 use cosmolet_tests::objects::{self, State};
@@ -332,6 +334,47 @@ fn nodes_reach_an_api_server_in_the_management_namespace() -> Result<()> {
     api.process()?.resume()?;
     api.wait_ready(LIMIT)?;
     assert!(api.get::<Service>("web")?.is_some());
+    Ok(())
+}
+
+#[test]
+fn the_daemon_is_started_asked_killed_and_stopped() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut fabric = Fabric::raise(&lab, &[NodeSpec::new("node1", Mode::Dynamic)])?;
+    let node = fabric.node("node1")?;
+    let manifests = Manifests::create(&lab, "node1")?;
+    let http: SocketAddr = ([127, 0, 0, 1], 9470).into();
+    let config = format!(
+        "services: {{source: manifests, manifests: {}}}\nfrr: {{socket_path: {}}}\n\
+         traffic: {{mode: \"off\"}}\nhttp: {{listen: \"{http}\"}}\n",
+        manifests.path().display(),
+        node.frr.directory().display()
+    );
+    let mut daemon = Cosmolet::prepare(&lab, &node.netns, "node1", &config, http, &[])?;
+    let (vip, backend) = (vip4(1), node.backend_address(vip4(1)));
+    manifests.write("node1", &objects::node("node1", node.plan.loopback4().into()))?;
+    manifests.write("web", &objects::service("web", &[vip], &[80]))?;
+    let slice = |state| {
+        let endpoints = vec![objects::endpoint(backend.ip(), "node1", state)];
+        manifests.write("web-1", &objects::slice("web-1", "web", backend.port(), endpoints))
+    };
+    slice(State::Ready)?;
+    let started = daemon.start()?;
+    fabric.routes().wait_nodes(host(vip), started, LIMIT, &["node1"])?;
+    assert!(daemon.status()?.is_object() && daemon.metrics()?.contains("# EOF"));
+
+    daemon.kill()?;
+    assert!(daemon.get("/livez").is_err(), "a killed daemon answered");
+    daemon.start()?;
+    let cause = Instant::now();
+    slice(State::NotReady)?;
+    fabric.routes().wait_nodes(host(vip), cause, LIMIT, &[])?;
+    let (_, status) = daemon.stop(LIMIT)?;
+    assert!(status.success(), "{status}: {}", daemon.log_tail());
+
+    daemon.write_config("nonsense: true\n")?;
+    let error = format!("{:#}", daemon.start().map(drop).expect_err("it took a nonsensical configuration"));
+    assert!(error.contains("nonsense"), "the error has not the log: {error}");
     Ok(())
 }
 
