@@ -220,9 +220,10 @@ fn the_proxy_spreads_rejects_and_reaches_other_nodes() -> Result<()> {
         let summary = client.watch(span);
         assert!(summary.failed() == 0 && summary.by_node.len() == 2, "{vip}: {summary:?}");
         fabric.nodes[0].proxy.set(vec![Mapping { backends: vec![], ..mapping }])?;
-        // The kernel limits the rate of ICMP errors, so only some are told at once.
+        // The node's kernel limits the rate of ICMP errors, so only some are told at once; and over IPv6 a client's kernel
+        // (6.18) goes on sending SYNs in spite of them.
         let summary = client.watch(4 * span);
-        assert!(summary.ok() == 0 && summary.refused > 0, "{vip} without backends: {summary:?}");
+        assert!(summary.ok() == 0 && (summary.refused > 0 || vip.is_ipv6()), "{vip} without backends: {summary:?}");
     }
     Ok(())
 }
