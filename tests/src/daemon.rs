@@ -60,7 +60,9 @@ impl Daemon {
 
     /// Starts it without waiting.
     pub fn launch(&mut self) -> Result<Instant> {
-        ensure!(self.process.is_none(), "the daemon runs already");
+        if let Some(process) = &mut self.process {
+            ensure!(process.ended()?.is_some(), "the daemon runs already");
+        }
         Ok(self.process.insert(self.spec.start()?).started())
     }
 

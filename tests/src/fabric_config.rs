@@ -3,6 +3,7 @@
 //! Pure: a plan in, text out.
 
 use crate::fabric::{Mode, NodeSpec, Plan, TOR_ASN, UPLINK, VIPS_V4, VIPS_V6, WIRE_ASN, WIRE_PORT, pods4, pods6};
+use crate::frr::BFD_PROFILE;
 
 /// Sessions fast enough for a test: up within a second or two, down three seconds after silence.
 const BGP: &str = " no bgp ebgp-requires-policy
@@ -12,25 +13,15 @@ const BGP: &str = " no bgp ebgp-requires-policy
  timers bgp 1 3
 ";
 
-const BFD: &str = "bfd
- profile fast
-  receive-interval 50
-  transmit-interval 50
-  detect-multiplier 3
- exit
-exit
-";
-
 /// The ToR's: every node is a peer, numbered or not; each gets a default route.
 pub(crate) fn tor_config(nodes: &[(Plan, &NodeSpec)]) -> String {
     let mut peers = String::new();
     let (mut v4, mut v6) = (String::new(), String::new());
     for (plan, spec) in nodes {
-        let bfd = if spec.bfd { " bfd profile fast" } else { "" };
         let mut peer = |name: &str, remote: &str, families: &mut [&mut String]| {
             peers += &format!(" neighbor {name} {remote}\n neighbor {name} timers connect 1\n");
             if spec.bfd {
-                peers += &format!(" neighbor {name}{bfd}\n");
+                peers += &format!(" neighbor {name} bfd profile {BFD_PROFILE}\n");
             }
             for family in families {
                 **family += &format!("  neighbor {name} activate\n  neighbor {name} default-originate\n");
@@ -43,11 +34,10 @@ pub(crate) fn tor_config(nodes: &[(Plan, &NodeSpec)]) -> String {
             peer(&plan.link6(2).to_string(), "remote-as external", &mut [&mut v6]);
         }
     }
-    let bfd = if nodes.iter().any(|(_, spec)| spec.bfd) { BFD } else { "" };
     // Next-hop objects in the kernel: 8.4.4 on 6.18 loses one of two after a link flap.
     format!(
-        "hostname tor\nlog timestamp precision 6\nno zebra nexthop kernel enable\n{bfd}router bgp {TOR_ASN}\n \
-         bgp router-id 10.255.255.1\n{BGP}{peers}\
+        "hostname tor\nlog timestamp precision 6\nno zebra nexthop kernel enable\nrouter bgp {TOR_ASN}\n \
+         bgp router-id 10.255.255.1\n{BGP}{peers} \
          address-family ipv4 unicast\n{v4}  maximum-paths 64\n exit-address-family\n \
          address-family ipv6 unicast\n{v6}  maximum-paths 64\n exit-address-family\nexit\n"
     )
@@ -63,7 +53,7 @@ pub(crate) fn node_config(plan: Plan, spec: &NodeSpec) -> String {
         peers += &format!(" neighbor {group} peer-group\n neighbor {group} remote-as external\n");
         peers += &format!(" neighbor {group} timers connect 1\n");
         if spec.bfd {
-            peers += &format!(" neighbor {group} bfd profile fast\n");
+            peers += &format!(" neighbor {group} bfd profile {BFD_PROFILE}\n");
         }
     }
     let groups: [&[&str]; 2] = if spec.unnumbered {
@@ -83,15 +73,14 @@ pub(crate) fn node_config(plan: Plan, spec: &NodeSpec) -> String {
     }
     let v4 = family(plan, spec, spec.v4, groups[0], [pods4(plan).to_string(), format!("{}/32", plan.loopback4())]);
     let v6 = family(plan, spec, spec.v6, groups[1], [pods6(plan).to_string(), format!("{}/128", plan.loopback6())]);
-    let bfd = if spec.bfd { BFD } else { "" };
     format!(
-        "hostname {}\nlog timestamp precision 6\n{bfd}\
+        "hostname {}\nlog timestamp precision 6\n\
          bgp as-path access-list OWN permit ^$\n\
          ip prefix-list DEFAULT permit 0.0.0.0/0\nipv6 prefix-list DEFAULT permit ::/0\n\
          ip prefix-list VIPS permit {VIPS_V4} ge 32\nipv6 prefix-list VIPS permit {VIPS_V6} ge 128\n\
          route-map CONNECTED permit 10\n match ip address prefix-list VIPS\n set origin igp\nexit\n\
          route-map CONNECTED permit 20\n match ipv6 address prefix-list VIPS\n set origin igp\nexit\n\
-         router bgp {}\n bgp router-id {}\n{BGP}{peers}\
+         router bgp {}\n bgp router-id {}\n{BGP}{peers} \
          address-family ipv4 unicast\n{v4} exit-address-family\n \
          address-family ipv6 unicast\n{v6} exit-address-family\nexit\n",
         spec.name,

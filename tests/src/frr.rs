@@ -20,6 +20,16 @@ const VTY_GROUP: &str = "frrvty";
 const START_LIMIT: Duration = Duration::from_secs(10);
 const REPLY_LIMIT: Duration = Duration::from_secs(10);
 
+/// The name of bfdd's profile.
+pub const BFD_PROFILE: &str = "fast";
+/// bfdd's own file: the other daemons do not know its lines, and the `exit`s after them would end *their* configuration.
+const BFD_CONFIG: &str = "bfd
+ profile fast
+  receive-interval 50
+  transmit-interval 50
+  detect-multiplier 3
+";
+
 /// One of FRR's programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Daemon {
@@ -46,7 +56,7 @@ impl Daemon {
 /// Options of one instance.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Starts bfdd too.
+    /// Starts bfdd too, with the profile [`BFD_PROFILE`]: 50 ms × 3.
     pub bfd: bool,
     /// Extra arguments of zebra, such as `--v6-rr-semantics`.
     pub zebra_args: Vec<String>,
@@ -67,10 +77,11 @@ struct Running {
 }
 
 impl Frr {
-    /// Starts FRR in `netns` with `config` (an frr.conf for all daemons) and waits until each answers.
+    /// Starts FRR in `netns` with `config` (the frr.conf of zebra and bgpd) and waits until each answers.
     pub fn start(lab: &Lab, netns: &Netns, config: &str, options: &Options) -> Result<Self> {
         let directory = lab.subdirectory(&format!("frr-{}", netns.label()))?;
         fs::write(directory.join("frr.conf"), config)?;
+        fs::write(directory.join("bfdd.conf"), BFD_CONFIG)?;
         let mut which = vec![Daemon::Zebra, Daemon::Bgpd];
         if options.bfd {
             which.push(Daemon::Bfdd);
@@ -194,12 +205,11 @@ impl Frr {
             .arg(at(&format!("{}.pid", daemon.program())))
             .arg("-z")
             .arg(at("zserv.api"))
-            .arg("-f")
-            .arg(at("frr.conf"));
+            .arg("-f");
         Ok(match daemon {
-            Daemon::Zebra => spec.args(&options.zebra_args),
-            Daemon::Bgpd => spec,
-            Daemon::Bfdd => spec.arg("--bfdctl").arg(at("bfdd.sock")),
+            Daemon::Zebra => spec.arg(at("frr.conf")).args(&options.zebra_args),
+            Daemon::Bgpd => spec.arg(at("frr.conf")),
+            Daemon::Bfdd => spec.arg(at("bfdd.conf")).arg("--bfdctl").arg(at("bfdd.sock")),
         })
     }
 }

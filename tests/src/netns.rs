@@ -150,8 +150,7 @@ impl Door {
     }
 
     /// The descriptor for setns(2) in a forked child.
-    #[must_use]
-    pub fn descriptor(&self) -> i32 {
+    pub(crate) fn descriptor(&self) -> i32 {
         self.0.as_raw_fd()
     }
 }

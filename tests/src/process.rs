@@ -93,7 +93,8 @@ impl Spec {
             command.gid(group);
         }
         let door = self.door.clone();
-        let prepare = move || prepare_child(door.as_ref());
+        let parent = std::process::id();
+        let prepare = move || prepare_child(parent, door.as_ref());
         // SAFETY: prepare_child makes system calls only: it neither allocates nor takes locks.
         unsafe { command.pre_exec(prepare) };
         Ok(command)
@@ -102,10 +103,14 @@ impl Spec {
 
 /// Runs in the child between fork and exec: die with the parent, enter the namespace.
 #[expect(unsafe_code, reason = "prctl(2) and setns(2) have no safe wrapper in std")]
-fn prepare_child(door: Option<&Door>) -> io::Result<()> {
+fn prepare_child(parent: u32, door: Option<&Door>) -> io::Result<()> {
     // SAFETY: PR_SET_PDEATHSIG takes a signal number and touches no memory.
     if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
         return Err(io::Error::last_os_error());
+    }
+    // The parent may have died before the line above: then no signal comes.
+    if std::os::unix::process::parent_id() != parent {
+        return Err(io::ErrorKind::BrokenPipe.into());
     }
     let Some(door) = door else { return Ok(()) };
     // SAFETY: the descriptor was open at the fork and closes at exec only.

@@ -3,7 +3,7 @@
 //! Request: command and one NUL. Reply: text, then `00 00 00 STATUS`. Written apart from the daemon's own client on purpose, so
 //! that a misreading there is not repeated here.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -17,7 +17,7 @@ const MAX_COMMAND: usize = 4096;
 /// One session, in the ENABLE node.
 #[derive(Debug)]
 pub struct Vty {
-    stream: UnixStream,
+    stream: BufReader<UnixStream>,
 }
 
 /// What FRR answered.
@@ -35,7 +35,7 @@ impl Vty {
         let stream = UnixStream::connect(socket).with_context(|| format!("connecting to {}", socket.display()))?;
         stream.set_read_timeout(Some(limit))?;
         stream.set_write_timeout(Some(limit))?;
-        let mut vty = Self { stream };
+        let mut vty = Self { stream: BufReader::new(stream) };
         vty.expect_success("enable")?;
         Ok(vty)
     }
@@ -43,7 +43,7 @@ impl Vty {
     /// Sends one command and reads its reply.
     pub fn command(&mut self, command: &str) -> Result<Reply> {
         ensure!(command.len() < MAX_COMMAND && !command.contains('\0'), "command too long or with a NUL");
-        self.stream.write_all(&[command.as_bytes(), b"\0"].concat())?;
+        self.stream.get_mut().write_all(&[command.as_bytes(), b"\0"].concat())?;
         self.reply().with_context(|| format!("reading the reply to {command:?}"))
     }
 
@@ -70,7 +70,7 @@ impl Vty {
             request.push(0);
         }
         request.extend_from_slice(b"end\0");
-        self.stream.write_all(&request)?;
+        self.stream.get_mut().write_all(&request)?;
         let mut replies = (0..lines.len() + 2).map(|_| self.reply()).collect::<Result<Vec<_>>>()?;
         replies.pop();
         replies.remove(0);
@@ -86,20 +86,13 @@ impl Vty {
         Ok(())
     }
 
-    /// Reads one byte at a time at the trailer's end only, so that a pipelined next reply stays in the socket.
     fn reply(&mut self) -> Result<Reply> {
         let mut text = Vec::new();
-        loop {
-            let mut byte = [0];
-            self.stream.read_exact(&mut byte)?;
-            if byte[0] != 0 {
-                text.push(byte[0]);
-                continue;
-            }
-            let mut trailer = [0; 3];
-            self.stream.read_exact(&mut trailer)?;
-            ensure!(trailer[..2] == [0, 0], "bad trailer {trailer:?}");
-            return Ok(Reply { text: String::from_utf8_lossy(&text).into_owned(), status: trailer[2] });
-        }
+        self.stream.read_until(0, &mut text)?;
+        ensure!(text.pop() == Some(0), "FRR closed the session");
+        let mut trailer = [0; 3];
+        self.stream.read_exact(&mut trailer)?;
+        ensure!(trailer[..2] == [0, 0], "bad trailer {trailer:?}");
+        Ok(Reply { text: String::from_utf8_lossy(&text).into_owned(), status: trailer[2] })
     }
 }
