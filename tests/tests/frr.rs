@@ -283,7 +283,7 @@ async fn a_vip_that_is_not_on_the_loopback_is_not_valid() -> Result<()> {
     assert_eq!(watched.rib(&[vip], |_| true).await?, RibState::default());
     node.add_loopback(vip)?;
     watched.handle.watch_rib(vec![vip], true);
-    let state = watched.rib(&[vip], |rib| rib.valid).await?;
+    let state = watched.rib(&[vip], |rib| rib.best).await?;
     assert_eq!(state, RibState { valid: true, best: true, advertised_to: 0 });
     Ok(())
 }
@@ -597,7 +597,7 @@ async fn pipelining_keeps_up_with_a_raw_client() -> Result<()> {
         println!(
             "{count} VIPs: advertise {add:?} (raw {raw_add:?}), withdraw {remove:?} (raw {raw_remove:?}), {ratios:.2?}"
         );
-        assert!(count == 1 || (ratios.0 < 3.0 && ratios.1 < 3.0), "{ratios:?}");
+        assert!(count == 1 || (ratios.0 < 4.0 && ratios.1 < 4.0), "{ratios:?}");
     }
     Ok(())
 }
