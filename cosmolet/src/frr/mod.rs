@@ -61,8 +61,8 @@ impl Options {
 pub struct Frr;
 
 impl Frr {
-    /// Starts the task that watches bgpd and reports to `events`: `Event::Bgp` and `Event::Rib`. It ends when `events`
-    /// is closed or the last handle is dropped.
+    /// Starts the task that watches bgpd, on the current runtime, and reports to `events`: `Event::Bgp` and `Event::Rib`.
+    /// It ends when `events` is closed or the last handle is dropped.
     #[must_use]
     pub fn spawn(options: Options, events: mpsc::Sender<Event>) -> FrrHandle {
         let path = options.socket_dir.join(SOCKET);
