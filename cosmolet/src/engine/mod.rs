@@ -9,8 +9,23 @@
     reason = "the engine is deterministic: same events, same plans"
 )]
 
+mod control;
+mod diff;
+mod effects;
+#[expect(clippy::module_inception, reason = "the type that gives the module its name, in a file of its own")]
+pub mod engine;
 pub mod event;
+pub mod intent;
 pub mod observed;
 pub mod plan;
+pub mod rules;
 pub mod service;
+pub mod status;
+pub mod traffic;
 pub mod types;
+mod vip;
+
+pub use engine::{Engine, Settings, Transition};
+
+#[cfg(test)]
+mod property_tests;

@@ -102,6 +102,27 @@ impl BgpFault {
     }
 }
 
+impl std::fmt::Display for BgpFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Starting => f.write_str("FRR has not been asked yet"),
+            Self::Unreachable(error) => write!(f, "FRR's bgpd cannot be reached: {error}"),
+            Self::PermissionDenied(error) => {
+                write!(f, "FRR's bgpd refuses this user, who must be in the group frrvty: {error}")
+            }
+            Self::Silent => f.write_str("FRR's bgpd takes connections but does not answer"),
+            Self::NoInstance => f.write_str("FRR has no `router bgp`; configure one, cosmolet never creates it"),
+            Self::SeveralInstances(names) => {
+                write!(f, "FRR has several BGP instances ({}); cosmolet needs exactly one", names.join(", "))
+            }
+            Self::AsnMismatch { configured, found } => {
+                write!(f, "bgp.asn is {configured} but FRR's AS number is {found}; correct it, or set 0 to ask FRR")
+            }
+            Self::BadReply(reply) => write!(f, "FRR's bgpd gave an answer that cannot be understood: {reply}"),
+        }
+    }
+}
+
 /// What a usable bgpd holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BgpView {
@@ -170,4 +191,16 @@ pub struct Observed {
     pub programs: ProgramsState,
     /// The VIPs and ports that the programs count.
     pub tracked: BTreeMap<Vip, Vec<Port>>,
+}
+
+impl Default for Observed {
+    fn default() -> Self {
+        Self {
+            kernel: None,
+            bgp: BgpState::Down(BgpFault::Starting),
+            rib: BTreeMap::new(),
+            programs: ProgramsState::Off("not started".to_owned()),
+            tracked: BTreeMap::new(),
+        }
+    }
 }

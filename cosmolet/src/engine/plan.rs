@@ -37,6 +37,17 @@ impl Step {
         }
     }
 
+    const fn rank(&self) -> u8 {
+        match self {
+            Self::Withdraw(_) => 0,
+            Self::RemoveAddress(_) => 1,
+            Self::AddAddress(..) => 2,
+            Self::Advertise(_) => 3,
+            Self::UntrackVip(_) => 4,
+            Self::TrackVip(..) => 5,
+        }
+    }
+
     /// The label used in metrics, logs and JSON.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
@@ -48,6 +59,40 @@ impl Step {
             Self::RemoveAddress(_) => "remove_address",
             Self::UntrackVip(_) => "untrack_vip",
         }
+    }
+}
+
+/// Ordered steps. Withdrawals come first, so that none waits for an addition; an address comes before its
+/// advertisement, and a withdrawal before the removal of its address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    steps: Vec<Step>,
+}
+
+impl Plan {
+    /// Orders steps; those of one kind stay in the order of their VIPs.
+    #[must_use]
+    pub fn new(mut steps: Vec<Step>) -> Self {
+        steps.sort_by_key(Step::rank);
+        Self { steps }
+    }
+
+    /// The steps in order.
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// True if there is nothing to do.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Gives the steps away.
+    #[must_use]
+    pub fn into_steps(self) -> Vec<Step> {
+        self.steps
     }
 }
 

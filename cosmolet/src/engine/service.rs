@@ -3,6 +3,7 @@
 //! Owns the views that the sources build and the control plane's rule over them (design: what makes a VIP eligible).
 //! Never reads Kubernetes objects: only `kubernetes::project` knows their field names.
 
+use super::intent::WithdrawReason;
 use super::types::{Family, PerFamily, PodKey, Port, ServiceKey, Vip};
 
 /// One Service as this node sees it, built from all of its EndpointSlices. Replaced whole, never patched.
@@ -172,6 +173,25 @@ impl Refusal {
             Self::ForeignAddress => "ForeignAddress",
         }
     }
+
+    /// One sentence for a person, without the address.
+    #[must_use]
+    pub const fn explain(self) -> &'static str {
+        match self {
+            Self::NotAnAddress => "it is not an IP address",
+            Self::NoPorts => "its Service declares no port",
+            Self::Unspecified => "it is the unspecified address, the default route",
+            Self::Loopback => "it is a loopback address",
+            Self::LinkLocal => "it is link-local",
+            Self::Multicast => "it is a multicast address",
+            Self::Reserved => "it is a reserved or broadcast address",
+            Self::OutsideRanges => "it lies outside services.vip_ranges",
+            Self::Excluded => "it lies inside loopback.excluded",
+            Self::OwnAddress => "it is an address of this node",
+            Self::PeerAddress => "it is the address of a BGP peer",
+            Self::ForeignAddress => "it is on the loopback already and somebody else put it there",
+        }
+    }
 }
 
 /// This node as Kubernetes describes it.
@@ -195,9 +215,55 @@ pub struct PodView {
 }
 
 impl ServiceView {
-    /// The endpoints of the family of `vip`.
-    #[must_use]
-    pub const fn endpoints_for(&self, family: Family) -> &Endpoints {
-        self.endpoints.get(family)
+    /// Says whether this node can serve a claim as far as Kubernetes knows. `healthy` tells whether a pod of this node
+    /// is free of restarts.
+    ///
+    /// # Errors
+    /// The reason why it cannot.
+    pub fn control_plane(&self, claim: VipClaim, healthy: impl Fn(&PodKey) -> bool) -> Result<(), WithdrawReason> {
+        let endpoints = self.endpoints.get(claim.vip.family());
+        let mut usable = match claim.scope {
+            EndpointScope::Local => EndpointCounts::default(),
+            EndpointScope::Cluster => endpoints.remote,
+        };
+        let mut held = 0_u32;
+        for endpoint in &endpoints.local {
+            match (endpoint.pod.as_ref().is_none_or(&healthy), endpoint.condition) {
+                (true, EndpointCondition::Ready) => usable.ready += 1,
+                (true, EndpointCondition::Draining) => usable.draining += 1,
+                (false, EndpointCondition::Ready | EndpointCondition::Draining) => held += 1,
+                (_, EndpointCondition::Unusable) => {}
+            }
+        }
+        let draining_counts = self.terminating == Terminating::Serving && usable.draining > 0;
+        match (usable.ready > 0 || draining_counts, held, claim.scope) {
+            (true, _, _) => Ok(()),
+            (false, 1.., _) => Err(WithdrawReason::PodRestarting),
+            (false, 0, EndpointScope::Local) => Err(WithdrawReason::NoLocalEndpoint),
+            (false, 0, EndpointScope::Cluster) => Err(WithdrawReason::NoEndpoint),
+        }
+    }
+
+    /// The pods of this node that stand behind the Service, in both families.
+    pub fn local_pods(&self) -> impl Iterator<Item = &PodKey> {
+        Family::ALL.into_iter().flat_map(|family| &self.endpoints.get(family).local).filter_map(|e| e.pod.as_ref())
+    }
+}
+
+impl NodeView {
+    /// Says whether the node may carry VIPs at all.
+    ///
+    /// # Errors
+    /// The reason why it may not.
+    pub const fn check(&self) -> Result<(), WithdrawReason> {
+        if self.excluded {
+            Err(WithdrawReason::NodeExcluded)
+        } else if self.network_unavailable {
+            Err(WithdrawReason::NodeNetworkUnavailable)
+        } else if self.drain_taint.is_some() {
+            Err(WithdrawReason::NodeTainted)
+        } else {
+            Ok(())
+        }
     }
 }

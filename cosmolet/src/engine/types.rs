@@ -186,6 +186,15 @@ pub type ServiceKey = ObjectKey;
 /// A Pod's namespace and name.
 pub type PodKey = ObjectKey;
 
+/// An interface by which clients' packets reach this node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uplink {
+    /// Its index; an interface that is made anew has another.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+}
+
 /// How FRR learns a VIP, per address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {

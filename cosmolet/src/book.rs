@@ -1,0 +1,176 @@
+//! What the control loop has told the world: read by metrics, status and probes, at their own pace.
+//!
+//! Owns a copy of every VIP's row and of the components' states. The loop never waits for a reader: it writes a row
+//! only while nobody reads, and otherwise keeps it for its next turn.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Instant, SystemTime};
+
+use crate::engine::Transition;
+use crate::engine::event::{SourceState, TrafficCounts, TrafficSample};
+use crate::engine::intent::WithdrawReason;
+use crate::engine::observed::{BgpFault, BgpState, ProgramsState};
+use crate::engine::status::VipStatus;
+use crate::engine::traffic::TrafficMode;
+use crate::engine::types::{Port, ServiceKey, Timestamp, Vip};
+
+/// How many decisions are remembered for the status.
+const TRANSITIONS: usize = 256;
+
+/// One VIP as the world may see it.
+#[derive(Clone, Debug, Default)]
+pub struct Row {
+    /// The engine's row; `None` where only traffic has been seen so far.
+    pub status: Option<VipStatus>,
+    /// What the programs counted, by declared port.
+    pub traffic: BTreeMap<Port, PortTraffic>,
+}
+
+/// What the programs counted for one port.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PortTraffic {
+    /// Since the daemon's start.
+    pub total: TrafficCounts,
+    /// In the last sample that saw anything.
+    pub last: TrafficCounts,
+    /// When that was.
+    pub at: Timestamp,
+}
+
+/// The daemon as a whole.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// This node's name.
+    pub node: String,
+    /// The kind of the source of Services: `kubernetes` or `manifests`.
+    pub source_kind: &'static str,
+    /// Its state.
+    pub source: SourceState,
+    /// Everything has been delivered once.
+    pub synced: bool,
+    /// The kernel's addresses have been read.
+    pub kernel_seen: bool,
+    /// FRR.
+    pub bgp: BgpState,
+    /// The eBPF programs.
+    pub programs: ProgramsState,
+    /// Whether the traffic verdict acts.
+    pub traffic_mode: TrafficMode,
+    /// Services selected.
+    pub services: usize,
+    /// Addresses of Services that are no addresses.
+    pub unusable: Vec<(ServiceKey, String, WithdrawReason)>,
+    /// Files of the manifests directory that could not be read, with the reason.
+    pub problems: Vec<(String, String)>,
+    /// The last turn of the control loop.
+    pub turned_at: Timestamp,
+    /// The last decisions, the newest last.
+    pub transitions: VecDeque<Transition>,
+}
+
+/// The book. See the module.
+#[derive(Debug)]
+pub struct Book {
+    started: Instant,
+    started_at: SystemTime,
+    rows: Mutex<BTreeMap<Vip, Row>>,
+    summary: Mutex<Summary>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Book {
+    /// An empty book that begins now.
+    #[must_use]
+    pub fn new(node: String, source_kind: &'static str, traffic_mode: TrafficMode) -> Self {
+        let summary = Summary {
+            node,
+            source_kind,
+            source: SourceState::Syncing,
+            synced: false,
+            kernel_seen: false,
+            bgp: BgpState::Down(BgpFault::Starting),
+            programs: ProgramsState::Off("not started".to_owned()),
+            traffic_mode,
+            services: 0,
+            unusable: Vec::new(),
+            problems: Vec::new(),
+            turned_at: Timestamp::ZERO,
+            transitions: VecDeque::new(),
+        };
+        Self {
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            rows: Mutex::default(),
+            summary: Mutex::new(summary),
+        }
+    }
+
+    /// Now, on the daemon's monotonic clock.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_start(self.started.elapsed())
+    }
+
+    /// A point of the daemon's clock as a time of day.
+    #[must_use]
+    pub fn time_of_day(&self, at: Timestamp) -> SystemTime {
+        self.started_at + at.since_start()
+    }
+
+    /// Reads all rows. Keep it short.
+    pub fn rows(&self) -> MutexGuard<'_, BTreeMap<Vip, Row>> {
+        lock(&self.rows)
+    }
+
+    /// A copy of the summary.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        lock(&self.summary).clone()
+    }
+
+    /// Changes the summary.
+    pub fn summarise(&self, change: impl FnOnce(&mut Summary)) {
+        change(&mut lock(&self.summary));
+    }
+
+    /// Remembers a decision.
+    pub fn remember(&self, transition: Transition) {
+        let mut summary = lock(&self.summary);
+        if summary.transitions.len() == TRANSITIONS {
+            summary.transitions.pop_front();
+        }
+        summary.transitions.push_back(transition);
+    }
+
+    /// Writes rows (`None` forgets a VIP) unless somebody is reading. Returns false if nothing was written.
+    pub fn try_write(&self, rows: impl FnOnce() -> Vec<(Vip, Option<VipStatus>)>) -> bool {
+        let mut book = match self.rows.try_lock() {
+            Ok(book) => book,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        for (vip, status) in rows() {
+            match status {
+                Some(status) => book.entry(vip).or_default().status = Some(status),
+                None => drop(book.remove(&vip)),
+            }
+        }
+        true
+    }
+
+    /// Adds what the programs counted; for the sampler, which may wait for a reader.
+    pub fn add_traffic(&self, samples: &[TrafficSample]) {
+        let now = self.now();
+        let mut book = lock(&self.rows);
+        for sample in samples {
+            let traffic = book.entry(sample.vip).or_default().traffic.entry(sample.port).or_default();
+            traffic.total = traffic.total.plus(sample.counts);
+            traffic.last = sample.counts;
+            traffic.at = now;
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The configuration: a YAML file and `COSMOLET_…` variables become validated types, or errors that name key, value
+//! and rule.
+//!
+//! Owns the keys, their defaults and their rules. Never does anything with them.
+
+mod parse;
+mod raw;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::engine::rules::VipRules;
+use crate::engine::service::VipKind;
+use crate::engine::traffic::TrafficMode;
+use crate::engine::types::Mode;
+
+pub use parse::ConfigError;
+
+/// Everything an operator can choose, validated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The name of this node as Kubernetes has it.
+    pub node_name: String,
+    /// Which Services count and where they come from.
+    pub services: Services,
+    /// The loopback.
+    pub loopback: Loopback,
+    /// BGP.
+    pub bgp: Bgp,
+    /// `frr.socket_path`: the directory of FRR's vty sockets.
+    pub frr_sockets: PathBuf,
+    /// The data plane's verdict.
+    pub traffic: Traffic,
+    /// `http.listen`
+    pub http_listen: SocketAddr,
+    /// Logs.
+    pub logging: Logging,
+    /// Keys that no longer mean anything, each with what to do instead.
+    pub warnings: Vec<String>,
+}
+
+/// `services.*`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Services {
+    /// `services.source` and `services.manifests`.
+    pub source: Source,
+    /// `services.namespaces`; empty is all.
+    pub namespaces: Vec<String>,
+    /// `services.selector`, a Kubernetes label selector; empty selects all.
+    pub selector: String,
+    /// `services.types`
+    pub types: Vec<VipKind>,
+    /// `services.load_balancer_classes`; empty is all.
+    pub load_balancer_classes: Vec<String>,
+    /// `services.vip_ranges` and `loopback.excluded`.
+    pub rules: VipRules,
+    /// `services.drain_taints`: taint keys that take the node out.
+    pub drain_taints: Vec<String>,
+}
+
+/// Where Services come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The Kubernetes API, in the cluster or by `KUBECONFIG`.
+    Kubernetes,
+    /// A directory of YAML files.
+    Manifests(PathBuf),
+}
+
+/// `loopback.*`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loopback {
+    /// `loopback.interface`
+    pub interface: String,
+    /// `loopback.lease_seconds`; `None` is for ever.
+    pub lease: Option<Duration>,
+}
+
+/// `bgp.*`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bgp {
+    /// `bgp.enabled`
+    pub enabled: bool,
+    /// `bgp.asn`; `None` asks FRR.
+    pub asn: Option<u32>,
+    /// `bgp.mode`; `None` detects it from FRR's running configuration.
+    pub mode: Option<Mode>,
+    /// `bgp.on_exit`
+    pub on_exit: OnExit,
+}
+
+/// What becomes of the VIPs when the daemon ends by a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnExit {
+    /// They stay until their lease ends: a rolling upgrade moves no route.
+    Keep,
+    /// They are withdrawn first.
+    Withdraw,
+}
+
+/// `traffic.*`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    /// `traffic.mode`
+    pub mode: TrafficMode,
+    /// `traffic.interfaces`; empty finds them from the routes.
+    pub interfaces: Vec<String>,
+}
+
+/// `logging.*`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Logging {
+    /// `logging.level`
+    pub level: tracing::Level,
+    /// `logging.format` is `json`.
+    pub json: bool,
+}
+
+impl Config {
+    /// Reads a file, lets `COSMOLET_…` variables override it and validates the outcome.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a key, a value or a combination is wrong.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Read { path: path.to_owned(), error: error.to_string() })?;
+        Self::parse(&text, |name| std::env::var(name).ok(), &hostname())
+    }
+
+    /// The same from a text, with the environment and the host's name handed in.
+    ///
+    /// # Errors
+    /// A key, a value or a combination is wrong.
+    pub fn parse(
+        text: &str,
+        environment: impl Fn(&str) -> Option<String>,
+        hostname: &str,
+    ) -> Result<Self, ConfigError> {
+        let raw = parse::raw(text, &environment)?;
+        parse::validate(raw, environment("NODE_NAME"), hostname)
+    }
+
+    /// The excluded prefixes, for the netlink edge.
+    #[must_use]
+    pub fn excluded(&self) -> &[IpNet] {
+        &self.services.rules.excluded
+    }
+}
+
+/// The kernel's name for this host; empty if it has none that is text.
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()).unwrap_or_default()
+}

@@ -1,0 +1,291 @@
+//! From the file's text to the validated configuration.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde_yaml_ng::{Mapping, Value};
+
+use super::raw::{FormatName, KEYS, LevelName, ModeName, OnExitName, Raw, SourceName, TrafficModeName, TypeName};
+use super::{Bgp, Config, Logging, Loopback, OnExit, Services, Source, Traffic};
+use crate::engine::rules::VipRules;
+use crate::engine::service::VipKind;
+use crate::engine::traffic::TrafficMode;
+use crate::engine::types::Mode;
+
+/// What is wrong with a configuration.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: cannot be read: {error}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        error: String,
+    },
+    /// It is not YAML, or not a mapping.
+    #[error("not a YAML mapping of keys to values: {0}")]
+    Syntax(String),
+    /// A key is unknown or its value has the wrong type.
+    #[error("{key}: {error}")]
+    Value {
+        /// The key with its path.
+        key: String,
+        /// What was found and what was expected.
+        error: String,
+    },
+    /// A value, or two keys together, break a rule.
+    #[error("{key}: {value:?}: {rule}")]
+    Rule {
+        /// The key with its path.
+        key: String,
+        /// The value as it stands.
+        value: String,
+        /// The rule, and how to follow it.
+        rule: String,
+    },
+}
+
+fn rule(key: &str, value: impl ToString, rule: impl ToString) -> ConfigError {
+    ConfigError::Rule { key: key.to_owned(), value: value.to_string(), rule: rule.to_string() }
+}
+
+/// Reads the text and lays the overrides over it.
+pub(super) fn raw(text: &str, environment: &impl Fn(&str) -> Option<String>) -> Result<Raw, ConfigError> {
+    let mut tree: Value = serde_yaml_ng::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))?;
+    if tree.is_null() {
+        tree = Value::Mapping(Mapping::new());
+    }
+    let Value::Mapping(root) = &mut tree else {
+        return Err(ConfigError::Syntax("the top level is a list or a single value".to_owned()));
+    };
+    // A section without keys ("bgp:") means its defaults.
+    root.retain(|_, value| !value.is_null());
+    for key in KEYS {
+        let name = format!("COSMOLET_{}", key.replace('.', "_").to_uppercase());
+        if let Some(text) = environment(&name) {
+            lay_over(root, key, override_value(&name, &text)?)?;
+        }
+    }
+    serde_path_to_error::deserialize(tree).map_err(|error| {
+        let key = error.path().to_string();
+        let key = if key == "." { "(top level)".to_owned() } else { key };
+        ConfigError::Value { key, error: error.into_inner().to_string() }
+    })
+}
+
+fn override_value(name: &str, text: &str) -> Result<Value, ConfigError> {
+    serde_yaml_ng::from_str(text).map_err(|error| ConfigError::Value {
+        key: name.to_owned(),
+        error: format!("{text:?} is not a YAML value ({error}); a list is written [a, b]"),
+    })
+}
+
+fn lay_over(root: &mut Mapping, key: &str, value: Value) -> Result<(), ConfigError> {
+    match key.split_once('.') {
+        None => {
+            root.insert(key.into(), value);
+            Ok(())
+        }
+        Some((section, rest)) => {
+            let inner = root.entry(section.into()).or_insert_with(|| Value::Mapping(Mapping::new()));
+            let Value::Mapping(inner) = inner else {
+                return Err(ConfigError::Value {
+                    key: section.to_owned(),
+                    error: "expected a section of keys".to_owned(),
+                });
+            };
+            lay_over(inner, rest, value)
+        }
+    }
+}
+
+/// Turns what was typed into what is meant.
+pub(super) fn validate(raw: Raw, node_variable: Option<String>, hostname: &str) -> Result<Config, ConfigError> {
+    let warnings = warnings(&raw);
+    let rules = VipRules {
+        ranges: prefixes("services.vip_ranges", &raw.services.vip_ranges)?,
+        excluded: prefixes("loopback.excluded", &raw.loopback.excluded)?,
+    };
+    Ok(Config {
+        node_name: node_name(raw.node_name.as_deref(), node_variable.as_deref(), hostname)?,
+        services: services(&raw, rules)?,
+        loopback: loopback(&raw)?,
+        bgp: bgp(&raw),
+        frr_sockets: sockets(&raw.frr.socket_path)?,
+        traffic: traffic(&raw)?,
+        http_listen: raw.http.listen.parse().map_err(|_not_an_address| {
+            rule("http.listen", &raw.http.listen, "must be an address and a port, as 127.0.0.1:9470 or [::]:9470")
+        })?,
+        logging: logging(&raw),
+        warnings,
+    })
+}
+
+fn warnings(raw: &Raw) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(seconds) = raw.loop_interval_seconds {
+        warnings.push(format!(
+            "loop_interval_seconds: {seconds} has no meaning any more: changes are acted on as they come; remove the key"
+        ));
+    }
+    if let Some(path) = &raw.frr.config_path {
+        warnings.push(format!(
+            "frr.config_path: {path:?} has no meaning any more: FRR's files are never read or written, its running \
+             configuration is asked instead; remove the key"
+        ));
+    }
+    if raw.services.types.contains(&TypeName::ClusterIp) && raw.services.vip_ranges.is_empty() {
+        warnings.push(
+            "services.types has ClusterIP and services.vip_ranges is empty: every ClusterIP will be advertised"
+                .to_owned(),
+        );
+    }
+    warnings
+}
+
+fn node_name(file: Option<&str>, variable: Option<&str>, hostname: &str) -> Result<String, ConfigError> {
+    let named = [("node_name", file), ("NODE_NAME", variable), ("the host's name", Some(hostname))];
+    let (key, name) = named
+        .into_iter()
+        .find_map(|(key, name)| name.filter(|name| !name.is_empty()).map(|name| (key, name)))
+        .ok_or_else(|| rule("node_name", "", "is empty, and so are NODE_NAME and the host's name; set node_name"))?;
+    let fits = name.len() <= 253
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte));
+    if fits {
+        Ok(name.to_owned())
+    } else {
+        Err(rule(key, name, "must be the node's name in Kubernetes: lower-case letters, digits, - and ., at most 253"))
+    }
+}
+
+fn services(raw: &Raw, rules: VipRules) -> Result<Services, ConfigError> {
+    let types: Vec<VipKind> = raw.services.types.iter().map(|name| kind(*name)).collect();
+    if types.is_empty() {
+        return Err(rule("services.types", "[]", "must name at least one of LoadBalancer, ClusterIP, ExternalIP"));
+    }
+    if types.contains(&VipKind::ExternalIp) && rules.ranges.is_empty() {
+        return Err(rule(
+            "services.types",
+            "ExternalIP",
+            "needs services.vip_ranges: any user who may write a Service chooses its externalIPs (CVE-2020-8554)",
+        ));
+    }
+    Ok(Services {
+        source: source(raw)?,
+        namespaces: raw.services.namespaces.clone(),
+        selector: raw.services.selector.clone(),
+        types,
+        load_balancer_classes: raw.services.load_balancer_classes.clone(),
+        rules,
+        drain_taints: raw.services.drain_taints.clone(),
+    })
+}
+
+fn source(raw: &Raw) -> Result<Source, ConfigError> {
+    let directory = raw.services.manifests.as_deref().filter(|path| !path.is_empty());
+    match (raw.services.source, directory) {
+        (SourceName::Manifests, None) => {
+            Err(rule("services.source", "manifests", "needs services.manifests, the directory of YAML files"))
+        }
+        (SourceName::Kubernetes, Some(path)) => {
+            Err(rule("services.manifests", path, "contradicts services.source: kubernetes; remove one of them"))
+        }
+        (SourceName::Auto | SourceName::Manifests, Some(path)) => Ok(Source::Manifests(path.into())),
+        (SourceName::Auto | SourceName::Kubernetes, None) => Ok(Source::Kubernetes),
+    }
+}
+
+const fn kind(name: TypeName) -> VipKind {
+    match name {
+        TypeName::LoadBalancer => VipKind::LoadBalancer,
+        TypeName::ClusterIp => VipKind::ClusterIp,
+        TypeName::ExternalIp => VipKind::ExternalIp,
+    }
+}
+
+fn loopback(raw: &Raw) -> Result<Loopback, ConfigError> {
+    let lease = match raw.loopback.lease_seconds {
+        0 => None,
+        seconds @ 3..=86_400 => Some(Duration::from_secs(seconds)),
+        other => return Err(rule("loopback.lease_seconds", other, "must be 0 (for ever) or 3 to 86400 seconds")),
+    };
+    Ok(Loopback { interface: interface("loopback.interface", &raw.loopback.interface)?, lease })
+}
+
+const fn bgp(raw: &Raw) -> Bgp {
+    Bgp {
+        enabled: raw.bgp.enabled,
+        asn: if raw.bgp.asn == 0 { None } else { Some(raw.bgp.asn) },
+        mode: match raw.bgp.mode {
+            ModeName::Auto => None,
+            ModeName::Connected => Some(Mode::Connected),
+            ModeName::Dynamic => Some(Mode::Dynamic),
+        },
+        on_exit: match raw.bgp.on_exit {
+            OnExitName::Keep => OnExit::Keep,
+            OnExitName::Withdraw => OnExit::Withdraw,
+        },
+    }
+}
+
+fn sockets(path: &str) -> Result<PathBuf, ConfigError> {
+    let path = PathBuf::from(path);
+    if !path.is_absolute() {
+        return Err(rule("frr.socket_path", path.display(), "must be the absolute path of FRR's vty directory"));
+    }
+    // The inode of a socket changes whenever FRR starts, so it is the directory that counts.
+    match (path.extension().and_then(|extension| extension.to_str()), path.parent()) {
+        (Some("vty"), Some(directory)) => Ok(directory.to_owned()),
+        _ => Ok(path),
+    }
+}
+
+fn traffic(raw: &Raw) -> Result<Traffic, ConfigError> {
+    let interfaces = raw.traffic.interfaces.iter().map(|name| interface("traffic.interfaces", name));
+    Ok(Traffic {
+        mode: match raw.traffic.mode {
+            TrafficModeName::Off => TrafficMode::Off,
+            TrafficModeName::Observe => TrafficMode::Observe,
+            TrafficModeName::Enforce => TrafficMode::Enforce,
+        },
+        interfaces: interfaces.collect::<Result<_, _>>()?,
+    })
+}
+
+const fn logging(raw: &Raw) -> Logging {
+    Logging {
+        level: match raw.logging.level {
+            LevelName::Error => tracing::Level::ERROR,
+            LevelName::Warn => tracing::Level::WARN,
+            LevelName::Info => tracing::Level::INFO,
+            LevelName::Debug => tracing::Level::DEBUG,
+            LevelName::Trace => tracing::Level::TRACE,
+        },
+        json: matches!(raw.logging.format, FormatName::Json),
+    }
+}
+
+/// The kernel's own rule for the name of an interface (dev_valid_name).
+fn interface(key: &str, name: &str) -> Result<String, ConfigError> {
+    let fits = (1..16).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
+    if fits {
+        Ok(name.to_owned())
+    } else {
+        Err(rule(key, name, "must be an interface's name: 1 to 15 characters, without /, : and blanks"))
+    }
+}
+
+fn prefixes(key: &str, texts: &[String]) -> Result<Vec<IpNet>, ConfigError> {
+    let parse = |(index, text): (usize, &String)| {
+        let single = text.parse::<std::net::IpAddr>().map(IpNet::from);
+        single.or_else(|_not_an_address| text.parse::<IpNet>().map(|prefix| prefix.trunc())).map_err(|_not_a_prefix| {
+            rule(&format!("{key}[{index}]"), text, "must be a prefix as 10.50.0.0/16 or 2001:db8::/64, or an address")
+        })
+    };
+    texts.iter().enumerate().map(parse).collect()
+}

@@ -1,0 +1,276 @@
+//! The control plane's half of the engine: Services, the node, its pods, and the decision they lead to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::engine::{Engine, Timer, Transition};
+use super::event::{SourceState, TrafficSample};
+use super::intent::{Decision, WithdrawReason};
+use super::observed::{BgpState, Owner};
+use super::service::{PodView, Refusal, ServiceView};
+use super::traffic::TrafficHealth;
+use super::types::{PodKey, ServiceKey, Timestamp, Vip};
+use super::vip::{Claim, VipEntry, jitter};
+
+/// A pod's restarts, and the Services that it stands behind on this node.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PodRecord {
+    view: Option<PodView>,
+    held_until: Option<Timestamp>,
+    services: BTreeSet<ServiceKey>,
+}
+
+impl PodRecord {
+    fn healthy(&self, now: Timestamp) -> bool {
+        !self.view.is_some_and(|view| view.crash_loop) && self.held_until.is_none_or(|until| until <= now)
+    }
+}
+
+impl Engine {
+    pub(super) fn service(&mut self, view: ServiceView, now: Timestamp) {
+        if self.services.get(&view.key) == Some(&view) {
+            return;
+        }
+        let key = view.key.clone();
+        for pod in view.local_pods() {
+            self.pods.entry(pod.clone()).or_default().services.insert(key.clone());
+        }
+        let old = self.services.insert(key.clone(), view);
+        if let Some(old) = old {
+            self.drop_claims(&old, now);
+            self.drop_pods(&old);
+        }
+        self.refresh(&key, now);
+    }
+
+    pub(super) fn service_gone(&mut self, key: &ServiceKey, now: Timestamp) {
+        if let Some(old) = self.services.remove(key) {
+            self.drop_claims(&old, now);
+            self.drop_pods(&old);
+        }
+    }
+
+    /// Takes back the claims of a view that its Service's present view no longer makes.
+    fn drop_claims(&mut self, old: &ServiceView, now: Timestamp) {
+        let present: BTreeSet<Vip> = self
+            .services
+            .get(&old.key)
+            .map(|view| view.vips.iter().map(|claim| claim.vip).collect())
+            .unwrap_or_default();
+        for claim in old.vips.iter().filter(|claim| !present.contains(&claim.vip)) {
+            if let Some(entry) = self.vips.get_mut(&claim.vip) {
+                entry.claims.remove(&old.key);
+                self.decide(claim.vip, now);
+                self.touch(claim.vip);
+            }
+        }
+    }
+
+    /// Forgets pods that stand behind no Service and that no watcher has told of.
+    fn drop_pods(&mut self, old: &ServiceView) {
+        let present: BTreeSet<&PodKey> =
+            self.services.get(&old.key).map(|view| view.local_pods().collect()).unwrap_or_default();
+        for pod in old.local_pods().filter(|pod| !present.contains(pod)) {
+            if let Some(record) = self.pods.get_mut(pod) {
+                record.services.remove(&old.key);
+                if record.services.is_empty() && record.view.is_none() {
+                    self.pods.remove(pod);
+                }
+            }
+        }
+    }
+
+    /// Judges a Service's claims anew and decides their VIPs.
+    fn refresh(&mut self, key: &ServiceKey, now: Timestamp) {
+        let Some(view) = self.services.get(key) else { return };
+        let pods = &self.pods;
+        let healthy = |pod: &PodKey| pods.get(pod).is_none_or(|record| record.healthy(now));
+        let mut touched = Vec::with_capacity(view.vips.len());
+        for claim in &view.vips {
+            let control = view.control_plane(*claim, healthy);
+            let entry = self.vips.entry(claim.vip).or_default();
+            let mut traffic = entry.claims.remove(key).map_or_else(TrafficHealth::default, |old| old.traffic);
+            traffic.keep_ports(&view.ports);
+            let ports = view.ports.clone();
+            entry.claims.insert(key.clone(), Claim { kind: claim.kind, ports, control, traffic });
+            touched.push(claim.vip);
+        }
+        for vip in touched {
+            self.decide(vip, now);
+            self.touch(vip);
+        }
+    }
+
+    pub(super) fn pod(&mut self, key: PodKey, view: PodView, now: Timestamp) {
+        let hold = self.settings.pod_hold;
+        let record = self.pods.entry(key.clone()).or_default();
+        if record.view == Some(view) {
+            return;
+        }
+        // The first sight of a pod is only the baseline: its restarts may be a year old.
+        if record.view.is_some_and(|old| view.restarts > old.restarts) {
+            let until = now.after(hold);
+            record.held_until = Some(until);
+            self.timers.insert((until, Timer::Pod(key.clone())));
+        }
+        record.view = Some(view);
+        self.refresh_pod(&key, now);
+    }
+
+    pub(super) fn pod_gone(&mut self, key: &PodKey, now: Timestamp) {
+        let Some(record) = self.pods.get_mut(key) else { return };
+        record.view = None;
+        record.held_until = None;
+        self.refresh_pod(key, now);
+        if self.pods.get(key).is_some_and(|record| record.services.is_empty()) {
+            self.pods.remove(key);
+        }
+    }
+
+    pub(super) fn refresh_pod(&mut self, key: &PodKey, now: Timestamp) {
+        let services = self.pods.get(key).map(|record| record.services.clone()).unwrap_or_default();
+        for service in services {
+            self.refresh(&service, now);
+        }
+    }
+
+    pub(super) fn source(&mut self, state: SourceState, now: Timestamp) {
+        let first = state == SourceState::Synced && !self.synced;
+        self.source = state;
+        if first {
+            self.synced = true;
+            self.adopt();
+            self.decide_all(now);
+        }
+    }
+
+    pub(super) fn traffic(&mut self, sample: &TrafficSample, now: Timestamp) {
+        let Some(entry) = self.vips.get_mut(&sample.vip) else { return };
+        let (mode, rules) = (self.settings.traffic_mode, &self.settings.traffic);
+        let mut changed = false;
+        for claim in entry.claims.values_mut().filter(|claim| claim.ports.contains(&sample.port)) {
+            let spread = jitter(self.settings.seed, sample.vip, claim.traffic.ejections());
+            changed |= claim.traffic.sample(sample, now, mode, rules, spread);
+        }
+        if changed {
+            self.decide(sample.vip, now);
+            self.touch(sample.vip);
+        }
+    }
+
+    /// Gives everything of ours that is there an entry, so that what no Service claims is taken away.
+    pub(super) fn adopt(&mut self) {
+        let ours = |owner: Owner| owner == Owner::Ours;
+        let mut found: BTreeSet<Vip> = BTreeSet::new();
+        if let Some(kernel) = &self.observed.kernel {
+            found.extend(kernel.loopback.iter().filter(|(_, held)| ours(held.owner)).map(|(vip, _)| *vip));
+        }
+        if let BgpState::Up(view) = &self.observed.bgp {
+            found.extend(view.networks.iter().filter(|(_, owner)| ours(**owner)).map(|(vip, _)| *vip));
+        }
+        for vip in found {
+            self.vips.entry(vip).or_default();
+        }
+    }
+
+    pub(super) fn decide_all(&mut self, now: Timestamp) {
+        let vips: Vec<Vip> = self.vips.keys().copied().collect();
+        for vip in vips {
+            self.decide(vip, now);
+            self.touch(vip);
+        }
+    }
+
+    /// Decides one VIP from all that is known.
+    pub(super) fn decide(&mut self, vip: Vip, now: Timestamp) {
+        if !self.synced && !self.exiting {
+            return;
+        }
+        let Some(entry) = self.vips.get(&vip) else { return };
+        let decision = self.decision(vip, entry);
+        let Some(entry) = self.vips.get_mut(&vip) else { return };
+        if entry.decision != Some(decision) {
+            self.transitions.push(Transition { vip, at: now, from: entry.decision, to: decision });
+            entry.decision = Some(decision);
+            entry.since = now;
+            // What failed for the old decision may well succeed for the new one.
+            entry.retry_at = None;
+        }
+    }
+
+    fn decision(&self, vip: Vip, entry: &VipEntry) -> Decision {
+        if self.exiting {
+            return Decision::Withdraw(WithdrawReason::Exit);
+        }
+        if entry.claims.is_empty() {
+            return Decision::Withdraw(WithdrawReason::ServiceGone);
+        }
+        if let Err(refusal) = self.refusal(vip, entry) {
+            return Decision::Withdraw(WithdrawReason::Refused(refusal));
+        }
+        match self.node.as_ref().map(super::service::NodeView::check) {
+            Some(Ok(())) => entry.by_claims(),
+            Some(Err(reason)) => Decision::Withdraw(reason),
+            // Fail static: not knowing the node neither withdraws what is up nor advertises what is not.
+            None if entry.decision == Some(Decision::Advertise) || self.is_up(vip) => entry.by_claims(),
+            None => Decision::Withdraw(WithdrawReason::NodeUnknown),
+        }
+    }
+
+    fn is_up(&self, vip: Vip) -> bool {
+        let held = self.observed.kernel.as_ref().and_then(|kernel| kernel.loopback.get(&vip));
+        held.is_some_and(|held| held.owner == Owner::Ours)
+    }
+
+    fn refusal(&self, vip: Vip, entry: &VipEntry) -> Result<(), Refusal> {
+        self.settings.rules.check(vip)?;
+        if let Some(kernel) = &self.observed.kernel {
+            if kernel.own.contains(&vip.address()) {
+                return Err(Refusal::OwnAddress);
+            }
+            if kernel.loopback.get(&vip).is_some_and(|held| held.owner == Owner::Foreign) {
+                return Err(Refusal::ForeignAddress);
+            }
+        }
+        if let BgpState::Up(view) = &self.observed.bgp
+            && view.peers.iter().any(|peer| peer.address == Some(vip.address()))
+        {
+            return Err(Refusal::PeerAddress);
+        }
+        if entry.claims.values().all(|claim| claim.ports.is_empty()) {
+            return Err(Refusal::NoPorts);
+        }
+        Ok(())
+    }
+
+    /// Puts a VIP before the next plan.
+    pub(super) fn touch(&mut self, vip: Vip) {
+        self.changed.insert(vip);
+        let down = matches!(self.vips.get(&vip).and_then(|entry| entry.decision), Some(Decision::Withdraw(_)));
+        if down {
+            self.dirty_up.remove(&vip);
+            self.dirty_down.insert(vip);
+        } else {
+            self.dirty_down.remove(&vip);
+            self.dirty_up.insert(vip);
+        }
+    }
+
+    /// Drops the memory of a VIP that nobody claims and of which nothing is left.
+    pub(super) fn forget_if_idle(&mut self, vip: Vip) {
+        let unclaimed = self.vips.get(&vip).is_some_and(|entry| entry.claims.is_empty() && entry.decision.is_some());
+        let networked =
+            matches!(&self.observed.bgp, BgpState::Up(view) if view.networks.get(&vip) == Some(&Owner::Ours));
+        if unclaimed && !networked && !self.is_up(vip) && !self.observed.tracked.contains_key(&vip) {
+            self.vips.remove(&vip);
+            self.observed.rib.remove(&vip);
+            self.changed.insert(vip);
+        }
+    }
+}
+
+/// The entries of two sorted maps that differ, by key.
+pub(super) fn differing<K: Ord + Copy, V: PartialEq>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> BTreeSet<K> {
+    let gone = old.iter().filter(|(key, value)| new.get(key) != Some(value)).map(|(key, _)| *key);
+    let came = new.iter().filter(|(key, value)| old.get(key) != Some(value)).map(|(key, _)| *key);
+    gone.chain(came).collect()
+}

@@ -1,0 +1,135 @@
+//! The difference between what is wanted and what is there, for one VIP.
+
+use std::time::Duration;
+
+use super::intent::Decision;
+use super::observed::{BgpState, LoopbackAddress, Observed, Owner, ProgramsState};
+use super::plan::Step;
+use super::types::{Mode, Timestamp, Vip};
+use super::vip::VipEntry;
+
+/// What the difference depends on besides the VIP itself.
+pub(super) struct DiffContext<'a> {
+    pub(super) observed: &'a Observed,
+    pub(super) lease: Option<Duration>,
+    /// How long the address outlives our `network` statement: FRR holds a change for 50 ms, peers for as long again.
+    pub(super) linger: Duration,
+    pub(super) now: Timestamp,
+}
+
+/// The steps for one VIP, and when to look at it again though nothing happens.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Difference {
+    pub(super) steps: Vec<Step>,
+    pub(super) look_again: Option<Timestamp>,
+}
+
+impl Difference {
+    fn later(&mut self, at: Timestamp) {
+        self.look_again = Some(self.look_again.map_or(at, |other| other.min(at)));
+    }
+}
+
+/// Compares one VIP.
+pub(super) fn difference(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>) -> Difference {
+    let mut difference = Difference::default();
+    counting(vip, entry, context, &mut difference);
+    if let Some(at) = entry.retry_at
+        && at > context.now
+    {
+        difference.later(at);
+        return difference;
+    }
+    match entry.decision {
+        None => renew(vip, entry, context, &mut difference),
+        Some(Decision::Advertise) => up(vip, entry, context, &mut difference),
+        Some(Decision::Withdraw(_)) => down(vip, entry, context, &mut difference),
+    }
+    difference
+}
+
+fn counting(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &mut Difference) {
+    if matches!(context.observed.programs, ProgramsState::Off(_)) {
+        return;
+    }
+    if let Some(at) = entry.count_retry_at
+        && at > context.now
+    {
+        difference.later(at);
+        return;
+    }
+    let counted = context.observed.tracked.get(&vip);
+    let refused = matches!(entry.decision, Some(Decision::Withdraw(super::intent::WithdrawReason::Refused(_))));
+    let wanted = if refused { Vec::new() } else { entry.ports() };
+    match counted {
+        None if wanted.is_empty() => {}
+        Some(_) if wanted.is_empty() => difference.steps.push(Step::UntrackVip(vip)),
+        Some(ports) if *ports == wanted => {}
+        None | Some(_) => difference.steps.push(Step::TrackVip(vip, wanted)),
+    }
+}
+
+fn address(vip: Vip, context: &DiffContext<'_>) -> Option<LoopbackAddress> {
+    context.observed.kernel.as_ref().and_then(|kernel| kernel.loopback.get(&vip).copied())
+}
+
+fn network(vip: Vip, context: &DiffContext<'_>) -> Option<Owner> {
+    match &context.observed.bgp {
+        BgpState::Up(view) => view.networks.get(&vip).copied(),
+        BgpState::Disabled | BgpState::Down(_) => None,
+    }
+}
+
+/// Keeps an address of ours alive.
+fn renew(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &mut Difference) {
+    let Some(LoopbackAddress { owner: Owner::Ours, .. }) = address(vip, context) else { return };
+    let due = match context.lease {
+        // A lease that is longer than the configured one, or endless, is cut to it at once.
+        Some(lease) => entry.renew_at(lease).filter(|_| !too_long(entry, lease, context.now)),
+        None if entry.lease_until.is_none() => return,
+        None => None,
+    };
+    match due {
+        Some(at) if at > context.now => difference.later(at),
+        _ => difference.steps.push(Step::AddAddress(vip, context.lease)),
+    }
+}
+
+/// A second of grace covers the kernel's rounding.
+fn too_long(entry: &VipEntry, lease: Duration, now: Timestamp) -> bool {
+    entry.lease_until.is_none_or(|until| until.since(now) > lease.saturating_add(Duration::from_secs(1)))
+}
+
+fn up(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &mut Difference) {
+    let mode = match &context.observed.bgp {
+        BgpState::Up(view) => Some(*view.modes.get(vip.family())),
+        BgpState::Disabled => None,
+        // While FRR is away nobody would advertise a new address, and its peers' addresses are unknown.
+        BgpState::Down(_) => return renew(vip, entry, context, difference),
+    };
+    match (&context.observed.kernel, address(vip, context)) {
+        (None, _) => return,
+        (Some(_), None) => difference.steps.push(Step::AddAddress(vip, context.lease)),
+        (Some(_), Some(_)) => renew(vip, entry, context, difference),
+    }
+    match (mode, network(vip, context)) {
+        (Some(Mode::Dynamic), None) => difference.steps.push(Step::Advertise(vip)),
+        (Some(Mode::Connected), Some(Owner::Ours)) => difference.steps.push(Step::Withdraw(vip)),
+        (Some(_) | None, _) => {}
+    }
+}
+
+fn down(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &mut Difference) {
+    if network(vip, context) == Some(Owner::Ours) {
+        // The address goes only when FRR has confirmed this.
+        difference.steps.push(Step::Withdraw(vip));
+        return;
+    }
+    if !matches!(address(vip, context), Some(LoopbackAddress { owner: Owner::Ours, .. })) {
+        return;
+    }
+    match entry.withdrawn_at.map(|at| at.after(context.linger)) {
+        Some(at) if at > context.now => difference.later(at),
+        _ => difference.steps.push(Step::RemoveAddress(vip)),
+    }
+}

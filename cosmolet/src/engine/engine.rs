@@ -1,0 +1,249 @@
+//! The engine: takes events with their time, keeps a decision for every VIP, hands out plans.
+//!
+//! An event costs what it changes: it re-decides the VIPs it touches, and a plan looks at the VIPs that were touched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::control::PodRecord;
+use super::diff::{DiffContext, difference};
+use super::event::{Event, SourceState};
+use super::intent::Decision;
+use super::observed::{BgpState, Observed};
+use super::plan::Plan;
+use super::rules::VipRules;
+use super::service::{NodeView, ServiceView};
+use super::traffic::{TrafficMode, TrafficRules};
+use super::types::{PodKey, ServiceKey, Timestamp, Vip};
+use super::vip::VipEntry;
+
+/// What the engine needs to know of the configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which addresses may be VIPs.
+    pub rules: VipRules,
+    /// The lease of an address on the loopback; `None` is for ever.
+    pub lease: Option<Duration>,
+    /// Whether the traffic verdict acts.
+    pub traffic_mode: TrafficMode,
+    /// The constants of the traffic verdict.
+    pub traffic: TrafficRules,
+    /// How long a pod counts as unusable after a container of it was restarted.
+    pub pod_hold: Duration,
+    /// How long an address stays after its `network` statement is gone.
+    pub linger: Duration,
+    /// Spreads timers over the nodes; derived from the node's name.
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            rules: VipRules::default(),
+            lease: Some(Duration::from_secs(120)),
+            traffic_mode: TrafficMode::default(),
+            traffic: TrafficRules::default(),
+            pod_hold: Duration::from_secs(30),
+            linger: Duration::from_secs(1),
+            seed: 0,
+        }
+    }
+}
+
+/// A decision that changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// The VIP.
+    pub vip: Vip,
+    /// When.
+    pub at: Timestamp,
+    /// What was decided before; `None` if nothing was.
+    pub from: Option<Decision>,
+    /// What is decided now.
+    pub to: Decision,
+}
+
+/// The VIPs that one plan covers at the most, so that a withdrawal never waits for ten thousand additions.
+const PLAN_LIMIT: usize = 512;
+
+/// The pure decider. See the module.
+#[derive(Debug)]
+pub struct Engine {
+    pub(super) settings: Settings,
+    pub(super) services: BTreeMap<ServiceKey, ServiceView>,
+    pub(super) vips: BTreeMap<Vip, VipEntry>,
+    pub(super) node: Option<NodeView>,
+    pub(super) source: SourceState,
+    pub(super) observed: Observed,
+    pub(super) pods: BTreeMap<PodKey, PodRecord>,
+    /// Every source has delivered everything once.
+    pub(super) synced: bool,
+    pub(super) exiting: bool,
+    /// VIPs to look at in the next plan; the first are to be withdrawn and never wait for the others.
+    pub(super) dirty_down: BTreeSet<Vip>,
+    pub(super) dirty_up: BTreeSet<Vip>,
+    pub(super) timers: BTreeSet<(Timestamp, Timer)>,
+    pub(super) transitions: Vec<Transition>,
+    /// VIPs whose row may read differently since somebody looked.
+    pub(super) changed: BTreeSet<Vip>,
+    /// The FRR connection that the plan in flight was made for.
+    pub(super) planned_for: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    Vip(Vip),
+    Pod(PodKey),
+}
+
+impl Engine {
+    /// An engine that knows nothing yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            services: BTreeMap::new(),
+            vips: BTreeMap::new(),
+            node: None,
+            source: SourceState::default(),
+            observed: Observed::default(),
+            pods: BTreeMap::new(),
+            synced: false,
+            exiting: false,
+            dirty_down: BTreeSet::new(),
+            dirty_up: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            transitions: Vec::new(),
+            changed: BTreeSet::new(),
+            planned_for: None,
+        }
+    }
+
+    /// Takes one event. Never fails; what it cannot use it ignores.
+    pub fn handle(&mut self, event: Event, now: Timestamp) {
+        self.fire_timers(now);
+        match event {
+            Event::Service(view) => self.service(*view, now),
+            Event::ServiceGone(key) => self.service_gone(&key, now),
+            Event::Node(node) => {
+                if self.node.as_ref() != Some(&node) {
+                    self.node = Some(node);
+                    self.decide_all(now);
+                }
+            }
+            Event::Pod(key, view) => self.pod(key, view, now),
+            Event::PodGone(key) => self.pod_gone(&key, now),
+            Event::Source(state) => self.source(state, now),
+            Event::Traffic(samples) => samples.iter().for_each(|sample| self.traffic(sample, now)),
+            Event::Kernel(event) => self.kernel(event, now),
+            Event::Bgp(state) => self.bgp(state, now),
+            Event::Rib(reports) => {
+                for report in reports {
+                    self.changed.insert(report.vip);
+                    self.observed.rib.insert(report.vip, report.rib);
+                }
+            }
+            Event::Programs(state) => self.programs(state),
+            Event::Applied(applied) => applied.into_iter().for_each(|one| self.applied(one, now)),
+            Event::Tick => {}
+            Event::Exit => {
+                self.exiting = true;
+                self.decide_all(now);
+            }
+        }
+    }
+
+    /// The steps that lead from what is there to what is wanted, for the VIPs that may differ. Empty where nothing
+    /// does. One plan at a time: hand its outcome back as [`Event::Applied`] before asking again.
+    pub fn plan(&mut self, now: Timestamp) -> Plan {
+        self.fire_timers(now);
+        self.planned_for = self.generation();
+        let mut steps = Vec::new();
+        let mut left = PLAN_LIMIT;
+        while left > 0 {
+            let Some(vip) = self.dirty_down.pop_first().or_else(|| self.dirty_up.pop_first()) else { break };
+            self.settle(vip, now);
+            let Some(entry) = self.vips.get(&vip) else { continue };
+            let context =
+                DiffContext { observed: &self.observed, lease: self.settings.lease, linger: self.settings.linger, now };
+            let mut found = difference(vip, entry, &context);
+            left -= usize::from(!found.steps.is_empty());
+            steps.append(&mut found.steps);
+            let health =
+                entry.claims.values().filter_map(|claim| claim.traffic.next_change(now, &self.settings.traffic));
+            if let Some(at) = found.look_again.into_iter().chain(health).min() {
+                self.timers.insert((at, Timer::Vip(vip)));
+            }
+            self.forget_if_idle(vip);
+        }
+        Plan::new(steps)
+    }
+
+    /// Takes the decisions that changed since the last call, in the order in which they did.
+    pub fn take_transitions(&mut self) -> Vec<Transition> {
+        std::mem::take(&mut self.transitions)
+    }
+
+    /// True while some VIP's status row may have changed since it was last taken.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
+    /// Takes up to `limit` VIPs whose status row may have changed since it was last taken.
+    pub fn take_changed(&mut self, limit: usize) -> Vec<Vip> {
+        std::iter::from_fn(|| self.changed.pop_first()).take(limit).collect()
+    }
+
+    /// The decision for every VIP: what is wanted, complete.
+    pub fn intent(&self) -> impl Iterator<Item = (Vip, Decision)> {
+        self.vips.iter().filter_map(|(vip, entry)| Some((*vip, entry.decision?)))
+    }
+
+    /// When to send a [`Event::Tick`] though nothing else happens.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Timestamp> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// True while some VIP has to be looked at by [`Engine::plan`].
+    #[must_use]
+    pub fn wants_plan(&self) -> bool {
+        !(self.dirty_down.is_empty() && self.dirty_up.is_empty())
+    }
+
+    /// What was observed.
+    #[must_use]
+    pub const fn observed(&self) -> &Observed {
+        &self.observed
+    }
+
+    pub(super) fn generation(&self) -> Option<u64> {
+        match &self.observed.bgp {
+            BgpState::Up(view) => Some(view.generation),
+            BgpState::Disabled | BgpState::Down(_) => None,
+        }
+    }
+
+    fn fire_timers(&mut self, now: Timestamp) {
+        while self.timers.first().is_some_and(|(at, _)| *at <= now) {
+            match self.timers.pop_first() {
+                Some((_, Timer::Vip(vip))) => {
+                    self.settle(vip, now);
+                    self.touch(vip);
+                }
+                Some((_, Timer::Pod(pod))) => self.refresh_pod(&pod, now),
+                None => {}
+            }
+        }
+    }
+
+    /// Lets the time that has passed count for one VIP.
+    fn settle(&mut self, vip: Vip, now: Timestamp) {
+        let Some(entry) = self.vips.get_mut(&vip) else { return };
+        let ticked = entry.claims.values_mut().map(|claim| claim.traffic.tick(now, &self.settings.traffic));
+        if ticked.fold(false, |any, changed| any | changed) {
+            self.decide(vip, now);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What is wanted, for every VIP, with the reason.
+//!
+//! Owns the decision and its words: the log field, the metric label and the status page all take them from here.
+
+use std::fmt;
+
+use super::service::Refusal;
+
+/// The decision about one VIP. The engine holds one for every VIP it knows: complete, never a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Decision {
+    /// This node can serve it: address on the loopback, host prefix advertised.
+    Advertise,
+    /// It cannot, for this reason.
+    Withdraw(WithdrawReason),
+}
+
+/// Why a VIP is not advertised from this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WithdrawReason {
+    /// The traffic policy is `Local` and no endpoint on this node is usable.
+    NoLocalEndpoint,
+    /// No endpoint is usable anywhere.
+    NoEndpoint,
+    /// The endpoints that are left on this node belong to pods whose containers keep restarting.
+    PodRestarting,
+    /// The node carries the label that excludes it from load balancers.
+    NodeExcluded,
+    /// The node's network is not set up (condition `NetworkUnavailable`).
+    NodeNetworkUnavailable,
+    /// The node carries a taint of `services.drain_taints`.
+    NodeTainted,
+    /// Nothing is known of the node yet, and the VIP was not up.
+    NodeUnknown,
+    /// New connections were refused by this host itself: nothing translates the VIP to a backend.
+    HostRefuses,
+    /// No Service claims the VIP any more.
+    ServiceGone,
+    /// The address may not be advertised.
+    Refused(Refusal),
+    /// The daemon ends and `bgp.on_exit` is `withdraw`.
+    Exit,
+}
+
+impl WithdrawReason {
+    /// The reason as it stands in logs, metrics, Kubernetes Events and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoLocalEndpoint => "NoLocalEndpoint",
+            Self::NoEndpoint => "NoEndpoint",
+            Self::PodRestarting => "PodRestarting",
+            Self::NodeExcluded => "NodeExcluded",
+            Self::NodeNetworkUnavailable => "NodeNetworkUnavailable",
+            Self::NodeTainted => "NodeTainted",
+            Self::NodeUnknown => "NodeUnknown",
+            Self::HostRefuses => "HostRefuses",
+            Self::ServiceGone => "ServiceGone",
+            Self::Refused(refusal) => refusal.as_str(),
+            Self::Exit => "Exit",
+        }
+    }
+
+    /// One sentence for a person, without the VIP's name.
+    #[must_use]
+    pub const fn explain(self) -> &'static str {
+        match self {
+            Self::NoLocalEndpoint => "its traffic policy is Local and this node has no usable endpoint",
+            Self::NoEndpoint => "no endpoint is usable on any node",
+            Self::PodRestarting => "the containers of its endpoints on this node keep restarting",
+            Self::NodeExcluded => "the node is labelled node.kubernetes.io/exclude-from-external-load-balancers",
+            Self::NodeNetworkUnavailable => "the node's condition NetworkUnavailable is True",
+            Self::NodeTainted => "the node carries one of services.drain_taints",
+            Self::NodeUnknown => "the node object has not been seen, and the VIP was not up",
+            Self::HostRefuses => {
+                "this host itself refuses its new connections: nothing translates the VIP to a backend"
+            }
+            Self::ServiceGone => "no Service claims it",
+            Self::Refused(refusal) => refusal.explain(),
+            Self::Exit => "the daemon ends and bgp.on_exit is withdraw",
+        }
+    }
+}
+
+impl fmt::Display for WithdrawReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The health of one Service's claim to a VIP, from both worlds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VipHealth {
+    /// Too little is known; whatever is up stays up.
+    Unknown,
+    /// It can be served.
+    Up,
+    /// The traffic says no, but nothing acts on it (`traffic.mode: observe`).
+    Suspect(WithdrawReason),
+    /// It cannot be served.
+    Down(WithdrawReason),
+    /// Convicted by its traffic a while ago, advertised again, judged more strictly.
+    Trial,
+}
+
+impl VipHealth {
+    /// The label used in metrics, logs and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Suspect(_) => "suspect",
+            Self::Down(_) => "down",
+            Self::Trial => "trial",
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! The engine against a small world, over random events: what must hold whatever happens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::event::{Event, SourceState, TrafficCounts, TrafficSample};
+use super::intent::Decision;
+use super::observed::{BgpFault, BgpState, BgpView, KernelEvent, KernelState, LoopbackAddress, Owner, ProgramsState};
+use super::plan::{Applied, Outcome, Plan, Step};
+use super::service::{
+    EndpointCondition, EndpointCounts, EndpointScope, Endpoints, LocalEndpoint, NodeView, PodView, ServiceView,
+    Terminating, VipClaim, VipKind,
+};
+use super::traffic::TrafficMode;
+use super::types::{Mode, ObjectKey, PerFamily, Port, Protocol, Timestamp, Vip};
+use super::{Engine, Settings};
+
+/// Six VIPs: four good, one never allowed, one of the node's own.
+fn vip(n: u8) -> Vip {
+    let text = ["10.0.0.1", "10.0.0.2", "2001:db8::1", "2001:db8::2", "127.0.0.1", "192.168.0.1"][usize::from(n % 6)];
+    Vip::new(text.parse().unwrap())
+}
+
+fn forbidden(vip: Vip) -> bool {
+    vip.address().is_loopback() || vip == self::vip(5)
+}
+
+fn port() -> Port {
+    Port { protocol: Protocol::Tcp, number: 80 }
+}
+
+/// What the kernel and FRR hold, and how they answer steps.
+#[derive(Clone, Debug, Default)]
+struct World {
+    loopback: BTreeMap<Vip, Owner>,
+    networks: BTreeMap<Vip, Owner>,
+    modes: PerFamily<Option<Mode>>,
+    generation: u64,
+    bgp_up: bool,
+}
+
+impl World {
+    fn bgp(&self) -> BgpState {
+        if !self.bgp_up {
+            return BgpState::Down(BgpFault::Silent);
+        }
+        BgpState::Up(BgpView {
+            generation: self.generation,
+            asn: 65001,
+            modes: PerFamily {
+                v4: self.modes.v4.unwrap_or(Mode::Dynamic),
+                v6: self.modes.v6.unwrap_or(Mode::Connected),
+            },
+            networks: self.networks.clone(),
+            peers: Vec::new(),
+        })
+    }
+
+    fn kernel(&self) -> KernelState {
+        let held = |owner: &Owner| LoopbackAddress { owner: *owner, valid_for: Some(Duration::from_secs(120)) };
+        KernelState {
+            loopback: self.loopback.iter().map(|(vip, owner)| (*vip, held(owner))).collect(),
+            own: BTreeSet::from([vip(5).address()]),
+        }
+    }
+
+    /// Carries a plan out step by step and checks what may never happen.
+    fn apply(&mut self, plan: &Plan, fail: bool) -> Vec<Applied> {
+        plan.steps()
+            .iter()
+            .map(|step| {
+                self.check(step);
+                let outcome = if fail {
+                    Outcome::Retry(Duration::from_secs(1), "not now".to_owned())
+                } else {
+                    self.carry_out(step);
+                    Outcome::Done
+                };
+                Applied { step: step.clone(), outcome }
+            })
+            .collect()
+    }
+
+    fn check(&self, step: &Step) {
+        let vip = step.vip();
+        match step {
+            Step::AddAddress(..) => {
+                assert!(!forbidden(vip), "{vip} is never allowed");
+                assert_ne!(self.loopback.get(&vip), Some(&Owner::Foreign), "{vip} is somebody else's");
+            }
+            Step::RemoveAddress(_) => {
+                assert_ne!(self.loopback.get(&vip), Some(&Owner::Foreign), "{vip} is somebody else's");
+                if self.bgp_up {
+                    assert_ne!(self.networks.get(&vip), Some(&Owner::Ours), "{vip} removed before it was withdrawn");
+                }
+            }
+            Step::Advertise(_) => {
+                assert!(!forbidden(vip), "{vip} is never allowed");
+                assert_ne!(self.networks.get(&vip), Some(&Owner::Foreign), "{vip} is somebody else's network");
+            }
+            Step::Withdraw(_) => assert_ne!(self.networks.get(&vip), Some(&Owner::Foreign), "{vip} is not our network"),
+            Step::TrackVip(_, ports) => assert!(!ports.is_empty()),
+            Step::UntrackVip(_) => {}
+        }
+    }
+
+    fn carry_out(&mut self, step: &Step) {
+        let vip = step.vip();
+        match step {
+            Step::AddAddress(..) => drop(self.loopback.insert(vip, Owner::Ours)),
+            Step::RemoveAddress(_) => drop(self.loopback.remove(&vip)),
+            Step::Advertise(_) => {
+                assert!(self.loopback.contains_key(&vip), "{vip} advertised before its address");
+                self.networks.insert(vip, Owner::Ours);
+            }
+            Step::Withdraw(_) => drop(self.networks.remove(&vip)),
+            Step::TrackVip(..) | Step::UntrackVip(_) => {}
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Event(Event),
+    Foreign(u8, bool),
+    ForeignNetwork(u8, bool),
+    Restart,
+    Silence(bool),
+    ModeOf(bool, bool),
+    Wait(u16),
+    Plan { fail: bool },
+}
+
+fn service() -> impl Strategy<Value = Event> {
+    (0..4_u8, prop::collection::btree_set(0..6_u8, 0..3), 0..3_u8, 0..2_u8, 0..3_u32, any::<bool>(), 0..8_u8).prop_map(
+        |(name, vips, ready, draining, remote, local, ports)| {
+            let scope = if local { EndpointScope::Local } else { EndpointScope::Cluster };
+            let endpoint =
+                |n: u8, condition| LocalEndpoint { pod: Some(ObjectKey::new("d", &format!("pod{n}"))), condition };
+            let mut here: Vec<_> = (0..ready).map(|n| endpoint(n, EndpointCondition::Ready)).collect();
+            here.extend((0..draining).map(|n| endpoint(n + 3, EndpointCondition::Draining)));
+            let endpoints = Endpoints { local: here, remote: EndpointCounts { ready: remote, ..Default::default() } };
+            Event::Service(Box::new(ServiceView {
+                key: ObjectKey::new("d", &format!("svc{name}")),
+                vips: vips.into_iter().map(|n| VipClaim { vip: vip(n), kind: VipKind::LoadBalancer, scope }).collect(),
+                refused: Vec::new(),
+                ports: if ports == 0 { Vec::new() } else { vec![port()] },
+                terminating: Terminating::Serving,
+                endpoints: PerFamily { v4: endpoints.clone(), v6: endpoints },
+            }))
+        },
+    )
+}
+
+fn node() -> impl Strategy<Value = Event> {
+    (prop::bool::weighted(0.2), prop::bool::weighted(0.1)).prop_map(|(excluded, network_unavailable)| {
+        Event::Node(NodeView { excluded, network_unavailable, drain_taint: None })
+    })
+}
+
+fn pod() -> impl Strategy<Value = Event> {
+    (0..4_u8, 0..3_u32, prop::bool::weighted(0.2)).prop_map(|(n, restarts, crash_loop)| {
+        Event::Pod(ObjectKey::new("d", &format!("pod{n}")), PodView { restarts, crash_loop })
+    })
+}
+
+fn object() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => service(),
+        2 => (0..4_u8).prop_map(|n| Event::ServiceGone(ObjectKey::new("d", &format!("svc{n}")))),
+        1 => node(),
+        2 => pod(),
+    ]
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        8 => object().prop_map(Act::Event),
+        1 => Just(Act::Event(Event::Source(SourceState::Synced))),
+        1 => Just(Act::Event(Event::Source(SourceState::Stale("gone".to_owned())))),
+        1 => Just(Act::Event(Event::Programs(ProgramsState::Running(vec!["eth0".to_owned()])))),
+        2 => (0..6_u8, 0..50_u64).prop_map(|(n, syn)| Act::Event(Event::Traffic(vec![TrafficSample {
+            vip: vip(n),
+            port: port(),
+            span: Duration::from_secs(1),
+            counts: TrafficCounts { syn, rst_host: syn, ..Default::default() },
+        }]))),
+        1 => (0..5_u8, any::<bool>()).prop_map(|(n, there)| Act::Foreign(n, there)),
+        1 => (0..5_u8, any::<bool>()).prop_map(|(n, there)| Act::ForeignNetwork(n, there)),
+        1 => Just(Act::Restart),
+        1 => any::<bool>().prop_map(Act::Silence),
+        1 => any::<(bool, bool)>().prop_map(|(v4, dynamic)| Act::ModeOf(v4, dynamic)),
+        3 => (1..400_u16).prop_map(Act::Wait),
+        6 => prop::bool::weighted(0.2).prop_map(|fail| Act::Plan { fail }),
+    ]
+}
+
+struct Run {
+    engine: Engine,
+    world: World,
+    now: Timestamp,
+}
+
+impl Run {
+    fn new(mode: TrafficMode) -> Self {
+        let mut run = Self {
+            engine: Engine::new(Settings { traffic_mode: mode, ..Settings::default() }),
+            world: World { bgp_up: true, ..World::default() },
+            now: Timestamp::ZERO,
+        };
+        run.tell_all();
+        run
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.engine.handle(event, self.now);
+    }
+
+    fn tell_all(&mut self) {
+        self.handle(Event::Kernel(KernelEvent::Dump(self.world.kernel())));
+        self.handle(Event::Bgp(self.world.bgp()));
+    }
+
+    fn plan(&mut self, fail: bool) -> Plan {
+        let plan = self.engine.plan(self.now);
+        let applied = self.world.apply(&plan, fail);
+        self.handle(Event::Applied(applied));
+        plan
+    }
+
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::Event(event) => self.handle(event),
+            Act::Foreign(n, there) => self.foreign(vip(n), there),
+            Act::ForeignNetwork(n, there) => {
+                if there {
+                    self.world.networks.insert(vip(n), Owner::Foreign);
+                } else {
+                    self.world.networks.remove(&vip(n));
+                }
+                self.tell_all();
+            }
+            Act::Restart => {
+                self.world.networks.retain(|_, owner| *owner == Owner::Foreign);
+                self.world.generation += 1;
+                self.tell_all();
+            }
+            Act::Silence(silent) => {
+                self.world.bgp_up = !silent;
+                self.tell_all();
+            }
+            Act::ModeOf(v4, dynamic) => {
+                let mode = Some(if dynamic { Mode::Dynamic } else { Mode::Connected });
+                if v4 {
+                    self.world.modes.v4 = mode
+                } else {
+                    self.world.modes.v6 = mode
+                }
+                self.tell_all();
+            }
+            Act::Wait(seconds) => self.now = self.now.after(Duration::from_secs(u64::from(seconds))),
+            Act::Plan { fail } => drop(self.plan(fail)),
+        }
+    }
+
+    /// The kernel refuses a second address of the same value, so a foreign one only comes where none of ours is.
+    fn foreign(&mut self, vip: Vip, there: bool) {
+        let held = LoopbackAddress { owner: Owner::Foreign, valid_for: None };
+        match (there, self.world.loopback.get(&vip)) {
+            (true, None) => {
+                self.world.loopback.insert(vip, Owner::Foreign);
+                self.handle(Event::Kernel(KernelEvent::Loopback(vip, held)));
+            }
+            (false, Some(_)) => {
+                self.world.loopback.remove(&vip);
+                self.handle(Event::Kernel(KernelEvent::LoopbackGone(vip)));
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
+
+    fn intent(&self) -> BTreeMap<Vip, Decision> {
+        self.engine.intent().collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Orders, ownership and the never-list are checked by the world at every step; then nothing is left to do.
+    #[test]
+    fn the_plan_of_an_applied_plan_is_empty(acts in prop::collection::vec(act(), 1..80)) {
+        let mut run = Run::new(TrafficMode::Enforce);
+        for act in acts {
+            run.act(act);
+        }
+        run.now = run.now.after(Duration::from_secs(2));
+        run.plan(false);
+        let again = run.plan(false);
+        prop_assert!(again.is_empty(), "left over: {:?}", again.steps());
+    }
+
+    /// After the linger has passed the world is what the intent says.
+    #[test]
+    fn the_world_becomes_what_is_wanted(acts in prop::collection::vec(act(), 1..60)) {
+        let mut run = Run::new(TrafficMode::Observe);
+        run.handle(Event::Node(NodeView::default()));
+        for act in acts {
+            run.act(act);
+        }
+        run.world.bgp_up = true;
+        run.handle(Event::Source(SourceState::Synced));
+        run.tell_all();
+        for _ in 0..4 {
+            run.now = run.now.after(Duration::from_secs(2));
+            run.plan(false);
+        }
+        let intent = run.intent();
+        for (vip, decision) in &intent {
+            let held = run.world.loopback.get(vip);
+            match decision {
+                Decision::Advertise => prop_assert!(held.is_some(), "{} is wanted but not there", vip),
+                Decision::Withdraw(_) => prop_assert_ne!(held, Some(&Owner::Ours), "{} is still there", vip),
+            }
+        }
+        for (vip, owner) in run.world.loopback.iter().chain(&run.world.networks) {
+            let wanted = intent.get(vip) == Some(&Decision::Advertise);
+            prop_assert!(*owner == Owner::Foreign || wanted, "{} is there and nobody wants it", vip);
+        }
+    }
+
+    /// Before everything has been seen once, nothing is added, advertised, withdrawn or removed.
+    #[test]
+    fn nothing_moves_before_the_sources_have_synced(acts in prop::collection::vec(act(), 1..60), held in 0..4_u8) {
+        let mut run = Run::new(TrafficMode::Enforce);
+        run.world.loopback.insert(vip(held), Owner::Ours);
+        run.world.networks.insert(vip(held), Owner::Ours);
+        run.tell_all();
+        for act in acts {
+            if matches!(act, Act::Event(Event::Source(_)) | Act::Restart | Act::Foreign(..) | Act::ForeignNetwork(..)) {
+                continue;
+            }
+            run.act(act);
+            for step in run.plan(false).steps() {
+                let renewal = matches!(step, Step::AddAddress(renewed, _) if *renewed == vip(held));
+                prop_assert!(renewal || matches!(step, Step::TrackVip(..) | Step::UntrackVip(_)), "{:?}", step);
+            }
+        }
+    }
+
+    /// A node that is not known never empties what is up.
+    #[test]
+    fn not_knowing_the_node_withdraws_nothing(services in prop::collection::vec(service(), 1..6)) {
+        let mut run = Run::new(TrafficMode::Observe);
+        for n in 0..4 {
+            run.world.loopback.insert(vip(n), Owner::Ours);
+        }
+        run.tell_all();
+        services.iter().cloned().for_each(|event| run.handle(event));
+        let mut known = Run::new(TrafficMode::Observe);
+        services.into_iter().for_each(|event| known.handle(event));
+        known.handle(Event::Node(NodeView::default()));
+        run.handle(Event::Source(SourceState::Synced));
+        known.handle(Event::Source(SourceState::Synced));
+        for (vip, decision) in known.intent() {
+            if !forbidden(vip) {
+                prop_assert_eq!(run.intent().get(&vip).copied(), Some(decision));
+            }
+        }
+    }
+
+    /// Events of different objects give the same intent in whatever order one batch delivers them.
+    #[test]
+    fn the_order_within_a_batch_does_not_matter(
+        before in prop::collection::vec(object(), 0..10),
+        batch in prop::collection::vec(object(), 1..10),
+        seed in any::<u64>(),
+    ) {
+        let mut seen = BTreeSet::new();
+        let batch: Vec<Event> = batch.into_iter().filter(|event| seen.insert(object_name(event))).collect();
+        let mut shuffled = batch.clone();
+        shuffle(&mut shuffled, seed);
+        let run = |batch: Vec<Event>| {
+            let mut run = Run::new(TrafficMode::Observe);
+            before.iter().cloned().for_each(|event| run.handle(event));
+            run.handle(Event::Source(SourceState::Synced));
+            run.plan(false);
+            batch.into_iter().for_each(|event| run.handle(event));
+            run.plan(false);
+            (run.intent(), run.world.loopback, run.world.networks)
+        };
+        prop_assert_eq!(run(batch), run(shuffled));
+    }
+}
+
+fn object_name(event: &Event) -> String {
+    match event {
+        Event::Service(view) => format!("service {}", view.key),
+        Event::ServiceGone(key) => format!("service {key}"),
+        Event::Pod(key, _) | Event::PodGone(key) => format!("pod {key}"),
+        Event::Node(_) => "node".to_owned(),
+        Event::Source(_)
+        | Event::Traffic(_)
+        | Event::Kernel(_)
+        | Event::Bgp(_)
+        | Event::Rib(_)
+        | Event::Programs(_)
+        | Event::Applied(_)
+        | Event::Tick
+        | Event::Exit => unreachable!("not an object"),
+    }
+}
+
+/// Fisher-Yates by a small linear congruential generator: repeatable from the seed.
+fn shuffle<T>(items: &mut [T], mut seed: u64) {
+    for i in (1..items.len()).rev() {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let pick = usize::try_from(seed >> 33).unwrap() % (i + 1);
+        items.swap(i, pick);
+    }
+}

@@ -1,0 +1,187 @@
+//! What the engine can tell a person: one row for each VIP.
+
+use super::engine::Engine;
+use super::event::SourceState;
+use super::intent::{Decision, VipHealth, WithdrawReason};
+use super::observed::{BgpState, Owner, RibState};
+use super::service::VipKind;
+use super::types::{Mode, Port, ServiceKey, Timestamp, Vip};
+use super::vip::VipEntry;
+
+/// How far a VIP is between decision and effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum VipState {
+    /// Nothing is decided before the sources have delivered everything once.
+    Undecided,
+    /// To be advertised, but the kernel or FRR does not hold it yet.
+    Pending,
+    /// To be advertised, and the kernel and FRR hold it.
+    Advertised,
+    /// To be withdrawn, but the kernel or FRR holds it still.
+    Withdrawing,
+    /// Withdrawn.
+    Withdrawn,
+    /// It may not be advertised at all.
+    Refused,
+}
+
+impl VipState {
+    /// All states, for one-hot metrics.
+    pub const ALL: [Self; 6] =
+        [Self::Undecided, Self::Pending, Self::Advertised, Self::Withdrawing, Self::Withdrawn, Self::Refused];
+
+    /// The label used in metrics, logs and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Undecided => "undecided",
+            Self::Pending => "pending",
+            Self::Advertised => "advertised",
+            Self::Withdrawing => "withdrawing",
+            Self::Withdrawn => "withdrawn",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// One VIP, from decision to RIB.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VipStatus {
+    /// The VIP.
+    pub vip: Vip,
+    /// How far it is.
+    pub state: VipState,
+    /// Why it is withdrawn or refused.
+    pub reason: Option<WithdrawReason>,
+    /// When the decision was last changed.
+    pub since: Timestamp,
+    /// Connected or Dynamic; `None` while FRR is away or `bgp.enabled` is false.
+    pub mode: Option<Mode>,
+    /// Whose address is on the loopback, if there is one.
+    pub loopback: Option<Owner>,
+    /// When the kernel will remove the address by itself.
+    pub lease_until: Option<Timestamp>,
+    /// Whose `network` statement FRR has, if there is one.
+    pub network: Option<Owner>,
+    /// What FRR's RIB holds, where it was read.
+    pub rib: Option<RibState>,
+    /// The last error of a step, until one succeeds.
+    pub last_error: Option<String>,
+    /// The Services that claim it.
+    pub services: Vec<ClaimStatus>,
+}
+
+/// One Service's claim to a VIP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimStatus {
+    /// The Service.
+    pub service: ServiceKey,
+    /// Where the Service names the VIP.
+    pub kind: VipKind,
+    /// The ports that the Service declares.
+    pub ports: Vec<Port>,
+    /// Its health, from both worlds.
+    pub health: VipHealth,
+    /// How often in a row its traffic has convicted it.
+    pub ejections: u32,
+}
+
+impl Engine {
+    /// One row for each VIP, in ascending order.
+    pub fn status(&self) -> impl Iterator<Item = VipStatus> {
+        self.vips.iter().map(|(vip, entry)| self.row(*vip, entry))
+    }
+
+    /// The row of one VIP.
+    #[must_use]
+    pub fn vip_status(&self, vip: Vip) -> Option<VipStatus> {
+        self.vips.get(&vip).map(|entry| self.row(vip, entry))
+    }
+
+    /// The Services with addresses that are no addresses, and those addresses.
+    pub fn unusable_addresses(&self) -> impl Iterator<Item = (&ServiceKey, &str, WithdrawReason)> {
+        self.services.values().flat_map(|view| {
+            view.refused
+                .iter()
+                .map(|refused| (&view.key, refused.text.as_str(), WithdrawReason::Refused(refused.refusal)))
+        })
+    }
+
+    /// The state of the source of Services.
+    #[must_use]
+    pub const fn source_state(&self) -> &SourceState {
+        &self.source
+    }
+
+    /// The number of Services known.
+    #[must_use]
+    pub fn service_count(&self) -> usize {
+        self.services.len()
+    }
+
+    /// True once every source has delivered everything once.
+    #[must_use]
+    pub const fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    fn row(&self, vip: Vip, entry: &VipEntry) -> VipStatus {
+        let loopback =
+            self.observed.kernel.as_ref().and_then(|kernel| kernel.loopback.get(&vip)).map(|held| held.owner);
+        let (mode, network) = match &self.observed.bgp {
+            BgpState::Up(view) => (Some(*view.modes.get(vip.family())), view.networks.get(&vip).copied()),
+            BgpState::Disabled | BgpState::Down(_) => (None, None),
+        };
+        let reason = match entry.decision {
+            Some(Decision::Withdraw(reason)) => Some(reason),
+            Some(Decision::Advertise) | None => None,
+        };
+        VipStatus {
+            vip,
+            state: self.state(entry, loopback, mode, network),
+            reason,
+            since: entry.since,
+            mode,
+            loopback,
+            lease_until: entry.lease_until.filter(|_| loopback == Some(Owner::Ours)),
+            network,
+            rib: self.observed.rib.get(&vip).copied(),
+            last_error: entry.last_error.clone(),
+            services: self.claims(entry),
+        }
+    }
+
+    fn claims(&self, entry: &VipEntry) -> Vec<ClaimStatus> {
+        entry
+            .claims
+            .iter()
+            .map(|(service, claim)| ClaimStatus {
+                service: service.clone(),
+                kind: claim.kind,
+                ports: claim.ports.clone(),
+                health: if self.node.is_some() { claim.health() } else { VipHealth::Unknown },
+                ejections: claim.traffic.ejections(),
+            })
+            .collect()
+    }
+
+    fn state(&self, entry: &VipEntry, loopback: Option<Owner>, mode: Option<Mode>, network: Option<Owner>) -> VipState {
+        let disabled = matches!(self.observed.bgp, BgpState::Disabled);
+        match entry.decision {
+            None => VipState::Undecided,
+            Some(Decision::Advertise) => {
+                let told = match mode {
+                    Some(Mode::Connected) => true,
+                    Some(Mode::Dynamic) => network.is_some(),
+                    None => disabled,
+                };
+                if loopback.is_some() && told { VipState::Advertised } else { VipState::Pending }
+            }
+            Some(Decision::Withdraw(_)) if loopback == Some(Owner::Ours) || network == Some(Owner::Ours) => {
+                VipState::Withdrawing
+            }
+            Some(Decision::Withdraw(WithdrawReason::Refused(_))) => VipState::Refused,
+            Some(Decision::Withdraw(_)) => VipState::Withdrawn,
+        }
+    }
+}

@@ -1,0 +1,110 @@
+use super::*;
+use crate::engine::types::Vip;
+
+const RULES: fn() -> TrafficRules = TrafficRules::default;
+
+fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_start(Duration::from_secs(seconds))
+}
+
+fn tcp(counts: TrafficCounts) -> TrafficSample {
+    let port = Port { protocol: Protocol::Tcp, number: 80 };
+    TrafficSample { vip: Vip::new([10, 0, 0, 1].into()), port, span: Duration::from_secs(1), counts }
+}
+
+fn refused(syn: u64) -> TrafficSample {
+    tcp(TrafficCounts { syn, rst_host: syn, ..TrafficCounts::default() })
+}
+
+fn served(syn: u64) -> TrafficSample {
+    tcp(TrafficCounts { syn, syn_ack: syn, completed: syn, ..TrafficCounts::default() })
+}
+
+fn feed(health: &mut TrafficHealth, sample: TrafficSample, second: u64, mode: TrafficMode) -> TrafficState {
+    health.sample(&sample, at(second), mode, &RULES(), 0.0);
+    health.state()
+}
+
+#[test]
+fn three_refused_connections_convict_and_two_do_not() {
+    let mut health = TrafficHealth::default();
+    assert_eq!(feed(&mut health, refused(2), 1, TrafficMode::Enforce), TrafficState::Clear);
+    assert_eq!(feed(&mut health, refused(1), 2, TrafficMode::Enforce), TrafficState::Convicted(at(32)));
+}
+
+#[test]
+fn attempts_older_than_the_window_do_not_count() {
+    let mut health = TrafficHealth::default();
+    feed(&mut health, refused(2), 1, TrafficMode::Enforce);
+    assert_eq!(feed(&mut health, refused(1), 4, TrafficMode::Enforce), TrafficState::Clear);
+}
+
+#[test]
+fn observe_only_suspects_and_clears_by_time() {
+    let mut health = TrafficHealth::default();
+    assert_eq!(feed(&mut health, refused(10), 1, TrafficMode::Observe), TrafficState::Suspect);
+    feed(&mut health, served(200), 2, TrafficMode::Observe);
+    assert!(!health.tick(at(2), &RULES()));
+    assert_eq!(health.state(), TrafficState::Clear);
+}
+
+#[test]
+fn one_in_eight_served_is_not_the_hosts_refusal() {
+    let mut health = TrafficHealth::default();
+    let mixed = tcp(TrafficCounts { syn: 80, rst_host: 70, completed: 10, ..TrafficCounts::default() });
+    assert_eq!(feed(&mut health, mixed, 1, TrafficMode::Enforce), TrafficState::Clear);
+}
+
+#[test]
+fn rst_by_backends_and_clients_prove_nothing() {
+    let mut health = TrafficHealth::default();
+    let aborted = tcp(TrafficCounts { syn: 50, rst_backend: 50, rst_client: 50, ..TrafficCounts::default() });
+    assert_eq!(feed(&mut health, aborted, 1, TrafficMode::Enforce), TrafficState::Clear);
+}
+
+#[test]
+fn a_backend_in_the_hosts_network_is_not_judged() {
+    let mut health = TrafficHealth::default();
+    let host = tcp(TrafficCounts { syn: 5, syn_ack_host: 5, completed: 5, ..TrafficCounts::default() });
+    feed(&mut health, host, 1, TrafficMode::Enforce);
+    assert_eq!(feed(&mut health, refused(50), 20, TrafficMode::Enforce), TrafficState::Clear);
+    assert!(matches!(feed(&mut health, refused(50), 302, TrafficMode::Enforce), TrafficState::Convicted(_)));
+}
+
+#[test]
+fn udp_is_never_evidence() {
+    let mut health = TrafficHealth::default();
+    let mut sample = refused(50);
+    sample.port.protocol = Protocol::Udp;
+    assert_eq!(feed(&mut health, sample, 1, TrafficMode::Enforce), TrafficState::Clear);
+}
+
+#[test]
+fn a_passed_trial_clears_and_a_failed_one_doubles_the_hold() {
+    let mut health = TrafficHealth::default();
+    feed(&mut health, refused(5), 0, TrafficMode::Enforce);
+    assert!(health.tick(at(30), &RULES()));
+    assert_eq!(health.state(), TrafficState::Trial(at(30)));
+    assert_eq!(feed(&mut health, refused(1), 31, TrafficMode::Enforce), TrafficState::Convicted(at(91)));
+    health.tick(at(91), &RULES());
+    assert_eq!(feed(&mut health, served(5), 95, TrafficMode::Enforce), TrafficState::Trial(at(91)));
+    assert_eq!(feed(&mut health, served(5), 101, TrafficMode::Enforce), TrafficState::Clear);
+}
+
+#[test]
+fn an_idle_trial_ends_well_and_the_hold_is_capped() {
+    let mut health = TrafficHealth { ejections: 64, ..TrafficHealth::default() };
+    health.convicted_at = Some(at(0));
+    assert_eq!(feed(&mut health, refused(9), 1, TrafficMode::Enforce), TrafficState::Convicted(at(301)));
+    health.tick(at(301), &RULES());
+    assert!(!health.tick(at(360), &RULES()));
+    assert!(health.tick(at(361), &RULES()));
+    assert_eq!(health.state(), TrafficState::Clear);
+}
+
+#[test]
+fn a_conviction_long_ago_is_forgiven() {
+    let mut health = TrafficHealth { ejections: 4, convicted_at: Some(at(0)), ..TrafficHealth::default() };
+    assert_eq!(feed(&mut health, refused(9), 900, TrafficMode::Enforce), TrafficState::Convicted(at(930)));
+    assert_eq!(health.ejections(), 1);
+}

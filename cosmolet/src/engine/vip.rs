@@ -1,0 +1,112 @@
+//! One VIP: who claims it, what was decided, how far it got.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::intent::{Decision, VipHealth, WithdrawReason};
+use super::service::VipKind;
+use super::traffic::{TrafficHealth, TrafficState};
+use super::types::{Port, ServiceKey, Timestamp, Vip};
+
+/// Everything the engine remembers of one VIP.
+#[derive(Clone, Debug, Default)]
+pub(super) struct VipEntry {
+    /// The Services that ask for it.
+    pub(super) claims: BTreeMap<ServiceKey, Claim>,
+    /// What is wanted; `None` before the sources have delivered everything once.
+    pub(super) decision: Option<Decision>,
+    /// When the decision was last changed.
+    pub(super) since: Timestamp,
+    /// When our `network` statement was removed: the address outlives it a little.
+    pub(super) withdrawn_at: Option<Timestamp>,
+    /// When the kernel will remove the address by itself.
+    pub(super) lease_until: Option<Timestamp>,
+    /// Nothing is tried before this point.
+    pub(super) retry_at: Option<Timestamp>,
+    /// Counting is not tried before this point; it never holds up the VIP itself.
+    pub(super) count_retry_at: Option<Timestamp>,
+    /// The last error of a step, until one succeeds.
+    pub(super) last_error: Option<String>,
+}
+
+/// One Service's claim to a VIP.
+#[derive(Clone, Debug)]
+pub(super) struct Claim {
+    pub(super) kind: VipKind,
+    pub(super) ports: Vec<Port>,
+    pub(super) control: Result<(), WithdrawReason>,
+    pub(super) traffic: TrafficHealth,
+}
+
+impl Claim {
+    /// The health of the claim; the control plane is heard first.
+    pub(super) const fn health(&self) -> VipHealth {
+        match (self.control, self.traffic.state()) {
+            (Err(reason), _) => VipHealth::Down(reason),
+            (Ok(()), TrafficState::Clear) => VipHealth::Up,
+            (Ok(()), TrafficState::Suspect) => VipHealth::Suspect(WithdrawReason::HostRefuses),
+            (Ok(()), TrafficState::Convicted(_)) => VipHealth::Down(WithdrawReason::HostRefuses),
+            (Ok(()), TrafficState::Trial(_)) => VipHealth::Trial,
+        }
+    }
+}
+
+impl VipEntry {
+    /// What its Services alone say: up while any of them is.
+    pub(super) fn by_claims(&self) -> Decision {
+        let mut reason = None;
+        for claim in self.claims.values() {
+            match claim.health() {
+                VipHealth::Down(why) => reason = reason.or(Some(why)),
+                VipHealth::Up | VipHealth::Suspect(_) | VipHealth::Trial | VipHealth::Unknown => {
+                    return Decision::Advertise;
+                }
+            }
+        }
+        Decision::Withdraw(reason.unwrap_or(WithdrawReason::ServiceGone))
+    }
+
+    /// The ports that its Services declare, in ascending order, without duplicates.
+    pub(super) fn ports(&self) -> Vec<Port> {
+        let mut ports: Vec<Port> = self.claims.values().flat_map(|claim| claim.ports.iter().copied()).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+
+    /// When the lease wants to be renewed: every third of it.
+    pub(super) fn renew_at(&self, lease: Duration) -> Option<Timestamp> {
+        let until = self.lease_until?;
+        let left = lease.saturating_mul(2) / 3;
+        Some(Timestamp::from_start(until.since_start().saturating_sub(left)))
+    }
+}
+
+/// Spreads returns over time, alike on every run of the same node: FNV-1a over the node's seed, the VIP and the count.
+pub(super) fn jitter(seed: u64, vip: Vip, count: u32) -> f64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ seed;
+    let mut mix = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    match vip.address() {
+        std::net::IpAddr::V4(v4) => v4.octets().into_iter().for_each(&mut mix),
+        std::net::IpAddr::V6(v6) => v6.octets().into_iter().for_each(&mut mix),
+    }
+    count.to_le_bytes().into_iter().for_each(&mut mix);
+    #[expect(clippy::cast_precision_loss, reason = "2001 steps fit a float exactly")]
+    let step = (hash % 2001) as f64;
+    step / 10_000.0 - 0.1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_is_repeatable_and_bounded() {
+        for n in 0..1000_u32 {
+            let vip = Vip::new(std::net::Ipv4Addr::from(0x0a00_0000 + n).into());
+            let value = jitter(7, vip, 1);
+            assert!((-0.1..=0.1).contains(&value));
+            assert!((value - jitter(7, vip, 1)).abs() < f64::EPSILON);
+        }
+    }
+}

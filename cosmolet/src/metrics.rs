@@ -1,0 +1,127 @@
+//! Every metric family, once.
+//!
+//! Owns names, labels and help texts. The series of VIPs are written out of the [`Book`] at each scrape, so that they
+//! cost nothing in between and go when the VIP is forgotten. Never decides anything.
+
+mod components;
+mod vips;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::{EncodeLabelSet, text::encode};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::book::Book;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TransitionLabels {
+    to: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StepLabels {
+    step: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
+/// All families, with the registry that encodes them.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    transitions: Family<TransitionLabels, Counter>,
+    steps: Family<StepLabels, Counter>,
+    reaction: Histogram,
+    turn: Histogram,
+    sampling: Histogram,
+    odd: Family<KindLabels, Gauge<u64, AtomicU64>>,
+}
+
+impl Metrics {
+    /// Registers every family; those of VIPs and components read `book`.
+    #[must_use]
+    pub fn new(book: Arc<Book>) -> Self {
+        let seconds = || Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
+        let mut metrics = Self {
+            registry: Registry::with_prefix("cosmolet"),
+            transitions: Family::default(),
+            steps: Family::default(),
+            reaction: seconds(),
+            turn: seconds(),
+            sampling: seconds(),
+            odd: Family::default(),
+        };
+        let registry = &mut metrics.registry;
+        registry.register_collector(Box::new(vips::Vips::new(Arc::clone(&book))));
+        registry.register_collector(Box::new(components::Components::new(book)));
+        registry.register("transitions", "Decisions that changed, by outcome and reason", metrics.transitions.clone());
+        registry.register("steps", "Steps carried out, by outcome", metrics.steps.clone());
+        registry.register_with_unit(
+            "reaction",
+            "From the first event that a plan answers to the confirmation of its last step",
+            Unit::Seconds,
+            metrics.reaction.clone(),
+        );
+        registry.register_with_unit("turn", "One turn of the control loop", Unit::Seconds, metrics.turn.clone());
+        registry.register_with_unit(
+            "sampling",
+            "One reading of all the programs' counters",
+            Unit::Seconds,
+            metrics.sampling.clone(),
+        );
+        registry.register("odd_packets", "Packets on the uplinks that no VIP counts, by kind", metrics.odd.clone());
+        registry.register("build", "This daemon", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
+        metrics
+    }
+
+    /// The OpenMetrics text of everything.
+    ///
+    /// # Errors
+    /// A value cannot be written as text; never seen.
+    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    /// Counts a decision that changed.
+    pub fn transition(&self, to: &'static str, reason: &'static str) {
+        self.transitions.get_or_create(&TransitionLabels { to, reason }).inc();
+    }
+
+    /// Counts a step.
+    pub fn step(&self, step: &'static str, outcome: &'static str) {
+        self.steps.get_or_create(&StepLabels { step, outcome }).inc();
+    }
+
+    /// Tells how long a plan took, in seconds.
+    pub fn reaction(&self, seconds: f64) {
+        self.reaction.observe(seconds);
+    }
+
+    /// Tells how long one turn of the control loop took, in seconds.
+    pub fn turn(&self, seconds: f64) {
+        self.turn.observe(seconds);
+    }
+
+    /// Tells how long one reading of the counters took, in seconds.
+    pub fn sampling(&self, seconds: f64) {
+        self.sampling.observe(seconds);
+    }
+
+    /// Tells the sum of one kind of packets that no VIP counts.
+    pub fn odd(&self, kind: &'static str, sum: u64) {
+        self.odd.get_or_create(&KindLabels { kind }).set(sum);
+    }
+}

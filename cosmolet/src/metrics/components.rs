@@ -1,0 +1,120 @@
+//! The families of the daemon's parts, written out of the book.
+
+use std::fmt::Error;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
+
+use crate::book::{Book, Summary};
+use crate::engine::observed::{BgpState, ProgramsState};
+
+#[derive(Debug)]
+pub(super) struct Components {
+    book: Arc<Book>,
+}
+
+impl Components {
+    pub(super) const fn new(book: Arc<Book>) -> Self {
+        Self { book }
+    }
+}
+
+impl Collector for Components {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let summary = self.book.summary();
+        states(&summary, &mut encoder)?;
+        errors(&summary, &mut encoder)?;
+        sessions(&summary, &mut encoder)?;
+        let running = i64::from(matches!(summary.programs, ProgramsState::Running(_)));
+        single(
+            &mut encoder,
+            "programs_running",
+            "1 while eBPF counts traffic; 0 is control plane alone",
+            None,
+            running,
+        )?;
+        let services = i64::try_from(summary.services).unwrap_or(i64::MAX);
+        single(&mut encoder, "services", "Services selected", None, services)?;
+        let problems = i64::try_from(summary.problems.len()).unwrap_or(i64::MAX);
+        single(
+            &mut encoder,
+            "manifest_problems",
+            "Files of the manifests directory that cannot be used",
+            None,
+            problems,
+        )?;
+        let unusable = i64::try_from(summary.unusable.len()).unwrap_or(i64::MAX);
+        single(&mut encoder, "unusable_addresses", "Addresses of Services that are no IP address", None, unusable)?;
+        let age = self.book.now().since(summary.turned_at).as_secs_f64();
+        let help = "Time since the last turn of the control loop";
+        let family = encoder.encode_descriptor("turn_age", help, Some(&Unit::Seconds), MetricType::Gauge)?;
+        ConstGauge::new(age).encode(family)
+    }
+}
+
+fn single(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    value: i64,
+) -> Result<(), Error> {
+    let family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+    ConstGauge::new(value).encode(family)
+}
+
+/// The parts of the daemon with the state each is in and its error, if it has one.
+pub(crate) fn parts(summary: &Summary) -> [(&'static str, &'static str, Option<String>); 3] {
+    use crate::engine::event::SourceState;
+    let source = match &summary.source {
+        SourceState::Stale(error) => Some(error.clone()),
+        SourceState::Syncing | SourceState::Synced => None,
+    };
+    let (bgp, fault) = match &summary.bgp {
+        BgpState::Disabled => ("disabled", None),
+        BgpState::Down(fault) => ("down", Some(fault.to_string())),
+        BgpState::Up(_) => ("up", None),
+    };
+    let (programs, off) = match &summary.programs {
+        ProgramsState::Off(reason) => ("off", Some(reason.clone())),
+        ProgramsState::Running(_) => ("running", None),
+    };
+    [("source", summary.source.as_str(), source), ("frr", bgp, fault), ("programs", programs, off)]
+}
+
+fn states(summary: &Summary, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let help = "1 for the state that a part of the daemon is in";
+    let mut family = encoder.encode_descriptor("component_state", help, None, MetricType::Gauge)?;
+    for (component, state, _) in parts(summary) {
+        let labels = [("component", component), ("state", state)];
+        ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn errors(summary: &Summary, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let help = "1 for what is wrong with a part of the daemon now";
+    let mut family = encoder.encode_descriptor("last_error", help, None, MetricType::Gauge)?;
+    for (component, _, error) in parts(summary) {
+        if let Some(error) = error {
+            let labels = [("component", component), ("error", error.as_str())];
+            ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn sessions(summary: &Summary, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let BgpState::Up(view) = &summary.bgp else { return Ok(()) };
+    let help = "1 while the session with a peer is Established";
+    let mut family = encoder.encode_descriptor("bgp_session_established", help, None, MetricType::Gauge)?;
+    for peer in &view.peers {
+        let labels = [("peer", peer.name.as_str())];
+        ConstGauge::new(i64::from(peer.established)).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! Builds what the lab is made of, and runs its programs: the demo and the benches.
+
+use std::env;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::setup::{self, Group};
+use crate::shell;
+
+/// The profile that the daemon, the lab, the suites and the benches share, so that dependencies are compiled once.
+pub const PROFILE: &str = "lab";
+
+/// How to run one of the lab's programs.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Install what is missing without asking.
+    #[arg(long, short)]
+    yes: bool,
+    /// Leave the lab up afterwards and print how to look around in it.
+    #[arg(long)]
+    keep: bool,
+    /// Further arguments for the program itself; `-- --help` lists them.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+/// Sets up, builds, and becomes the program: a Ctrl-C reaches it directly, and it cleans up by itself.
+pub fn run(program: &str, options: &Options) -> Result<()> {
+    let mut groups = vec![Group::Build, Group::Ebpf, Group::Lab];
+    if program == "bench" {
+        groups.push(Group::Kube);
+    }
+    setup::run(&setup::Options::only(options.yes, &groups))?;
+    build_ebpf()?;
+    println!("{program}: building (profile {PROFILE}; the first time takes minutes)");
+    shell::run(shell::cargo().args(["build", "--profile", PROFILE, "--bins"]))?;
+    let file = built(program);
+    let mut command = shell::as_root(&file.to_string_lossy());
+    command.env("COSMOLET_BIN", built("cosmolet")).args(options.keep.then_some("--keep")).args(&options.args);
+    Err(command.exec()).with_context(|| format!("cannot start {}", file.display()))
+}
+
+/// A binary of the shared profile.
+pub fn built(name: &str) -> PathBuf {
+    shell::target_dir().join(PROFILE).join(name)
+}
+
+/// Compiles the eBPF programs.
+pub fn build_ebpf() -> Result<()> {
+    crate::build_ebpf::run(&crate::build_ebpf::Options::default())
+}
+
+/// The daemon that the suites and programs of the lab run, unless the environment names another.
+pub fn daemon() -> PathBuf {
+    env::var_os("COSMOLET_BIN").map_or_else(|| built("cosmolet"), PathBuf::from)
+}
