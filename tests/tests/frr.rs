@@ -22,7 +22,7 @@ use cosmolet_tests::{Lab, Netns};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(20);
 const DYNAMIC: &str = "frr defaults datacenter\nhostname node\nrouter bgp 65001\n bgp router-id 10.255.0.1\n";
 
 /// FRR in a namespace of its own.

@@ -118,7 +118,7 @@ impl FrrHandle {
         applied
     }
 
-    /// Reads these VIPs from the RIB 60 ms, 150 ms and 1 s from now, as `Event::Rib`. Those that should be `present` are
+    /// Reads these VIPs from the RIB 60 ms, 150 ms, 1 s and 3 s from now, as `Event::Rib`. Those that should be `present` are
     /// read on every 10 s or more; the others are forgotten. `apply` does it for its own steps; in Connected mode, where
     /// there are none, and for VIPs that were adopted, the caller does.
     pub fn watch_rib(&self, vips: Vec<Vip>, present: bool) {

@@ -11,8 +11,10 @@ use crate::engine::types::Vip;
 const CHUNK: usize = 20;
 /// The rest that bgpd gets between two chunks.
 const PAUSE: Duration = Duration::from_millis(20);
-/// When a VIP is read after it was touched. bgpd processes a change 50 ms after the command.
-const SOON: [Duration; 3] = [Duration::from_millis(60), Duration::from_millis(150), Duration::from_secs(1)];
+/// When a VIP is read after it was touched. bgpd processes a change 50 ms after the command, and holds back the first
+/// UPDATE of a new session for 1 s or more (`coalesce-time`).
+const SOON: [Duration; 4] =
+    [Duration::from_millis(60), Duration::from_millis(150), Duration::from_secs(1), Duration::from_secs(3)];
 /// The shortest time between two readings of a VIP that nobody touched.
 const PERIOD: Duration = Duration::from_secs(10);
 /// The share of that time for each VIP, so that many are read less often.
@@ -103,8 +105,8 @@ mod tests {
         let start = Instant::now();
         let mut schedule = Schedule::default();
         vips(1).for_each(|vip| schedule.touch(vip, true, start));
-        let readings = play(&mut schedule, start, Duration::from_secs(22));
-        assert_eq!(readings, [(60, 1), (150, 1), (1000, 1), (11_000, 1), (21_000, 1)]);
+        let readings = play(&mut schedule, start, Duration::from_secs(24));
+        assert_eq!(readings, [(60, 1), (150, 1), (1000, 1), (3000, 1), (13_000, 1), (23_000, 1)]);
     }
 
     #[test]
@@ -112,7 +114,7 @@ mod tests {
         let start = Instant::now();
         let mut schedule = Schedule::default();
         vips(1).for_each(|vip| schedule.touch(vip, false, start));
-        assert_eq!(play(&mut schedule, start, Duration::from_secs(60)), [(60, 1), (150, 1), (1000, 1)]);
+        assert_eq!(play(&mut schedule, start, Duration::from_secs(60)), [(60, 1), (150, 1), (1000, 1), (3000, 1)]);
         assert!(schedule.watched.is_empty() && schedule.due.is_empty());
     }
 
@@ -123,7 +125,7 @@ mod tests {
         vips(1).for_each(|vip| schedule.touch(vip, true, start));
         vips(1).for_each(|vip| schedule.touch(vip, false, start + Duration::from_millis(10)));
         assert_eq!(schedule.due.len(), 1);
-        assert_eq!(play(&mut schedule, start, Duration::from_secs(60)), [(70, 1), (160, 1), (1010, 1)]);
+        assert_eq!(play(&mut schedule, start, Duration::from_secs(60)), [(70, 1), (160, 1), (1010, 1), (3010, 1)]);
     }
 
     #[test]
