@@ -151,6 +151,7 @@ impl Observer {
 
     async fn converse(&mut self, mut session: Session, cadence: &mut Cadence) -> Result<Infallible, End> {
         self.memory.generation += 1;
+        self.memory.rib.touch_all(Instant::now());
         self.applier.renew().await?;
         let mut read_at = Instant::now();
         loop {
@@ -174,16 +175,14 @@ impl Observer {
 
     /// Takes a request; true if the configuration has to be read again.
     fn note(&mut self, request: Option<Request>) -> Result<bool, Finished> {
+        let now = Instant::now();
+        let rib = &mut self.memory.rib;
         match request.ok_or(Finished)? {
-            Request::Reread => Ok(true),
-            Request::Watch { vips, present } => {
-                let now = Instant::now();
-                for vip in vips {
-                    self.memory.rib.touch(vip, present, now);
-                }
-                Ok(false)
-            }
+            Request::Reread => return Ok(true),
+            Request::Touched { vips, present } => vips.into_iter().for_each(|vip| rib.touch(vip, present, now)),
+            Request::Expected { vips, present } => vips.into_iter().for_each(|vip| rib.expect(vip, present, now)),
         }
+        Ok(false)
     }
 
     /// Reads the configuration and tells the engine; returns when to read next.

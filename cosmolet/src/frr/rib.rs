@@ -46,6 +46,21 @@ impl Schedule {
         self.due.insert((entry.due, vip));
     }
 
+    /// As [`Schedule::touch`], but leaves a VIP alone of which nothing else is expected than before.
+    pub(super) fn expect(&mut self, vip: Vip, present: bool, now: Instant) {
+        if self.watched.get(&vip).is_none_or(|watched| watched.present != present) {
+            self.touch(vip, present, now);
+        }
+    }
+
+    /// Reads every watched VIP soon: bgpd has lost its state.
+    pub(super) fn touch_all(&mut self, now: Instant) {
+        let watched: Vec<_> = self.watched.iter().map(|(vip, watched)| (*vip, watched.present)).collect();
+        for (vip, present) in watched {
+            self.touch(vip, present, now);
+        }
+    }
+
     /// When the next chunk may be read.
     pub(super) fn next_at(&self) -> Option<Instant> {
         let (due, _) = self.due.first()?;
@@ -126,6 +141,21 @@ mod tests {
         vips(1).for_each(|vip| schedule.touch(vip, false, start + Duration::from_millis(10)));
         assert_eq!(schedule.due.len(), 1);
         assert_eq!(play(&mut schedule, start, Duration::from_secs(60)), [(70, 1), (160, 1), (1010, 1), (3010, 1)]);
+    }
+
+    #[test]
+    fn the_renewal_of_a_lease_is_no_reason_to_read() {
+        let start = Instant::now();
+        let mut schedule = Schedule::default();
+        vips(1).for_each(|vip| schedule.expect(vip, true, start));
+        assert_eq!(play(&mut schedule, start, Duration::from_secs(4)).len(), 4);
+        let later = start + Duration::from_secs(5);
+        vips(1).for_each(|vip| schedule.expect(vip, true, later));
+        assert_eq!(schedule.next_at(), Some(start + Duration::from_secs(13)));
+        vips(1).for_each(|vip| schedule.expect(vip, false, later));
+        assert_eq!(schedule.next_at(), Some(later + SOON[0]));
+        schedule.touch_all(start + Duration::from_secs(6));
+        assert_eq!(schedule.next_at(), Some(start + Duration::from_secs(6) + SOON[0]));
     }
 
     #[test]
