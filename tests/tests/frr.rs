@@ -621,7 +621,7 @@ async fn pipelining_keeps_up_with_a_raw_client() -> Result<()> {
         println!(
             "1000 VIPs, {name}: {ours_ms:.1} ms (raw {raw_ms:.1}), bgpd's processor {ours_cpu:.1} ms (raw {raw_cpu:.1})"
         );
-        assert!(ours_cpu < 2.0 * raw_cpu, "{ours_cpu} against {raw_cpu}");
+        assert!(ours_cpu < 2.5 * raw_cpu, "{ours_cpu} against {raw_cpu}");
     }
     Ok(())
 }

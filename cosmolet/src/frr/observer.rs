@@ -226,6 +226,11 @@ impl Observer {
     }
 
     async fn read_rib(&mut self, session: &mut Session) -> Result<(), End> {
+        if self.applier.quiet().is_none() {
+            // bgpd has one thread, and it is for the steps now.
+            self.memory.rib.rest(Instant::now());
+            return Ok(());
+        }
         let vips = self.memory.rib.take(Instant::now());
         let replies = session.ask_all(&vips.iter().copied().map(Line::prefix_query).collect::<Vec<_>>()).await?;
         let reports = vips.into_iter().zip(&replies).map(|(vip, reply)| Ok(RibReport { vip, rib: rib_state(reply)? }));

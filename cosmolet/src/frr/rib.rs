@@ -67,6 +67,11 @@ impl Schedule {
         Some(self.rest_until.map_or(*due, |rest| rest.max(*due)))
     }
 
+    /// Puts the next chunk off.
+    pub(super) fn rest(&mut self, now: Instant) {
+        self.rest_until = Some(now + PAUSE);
+    }
+
     /// Takes the VIPs that are due, a chunk at most, and schedules each anew or forgets it.
     pub(super) fn take(&mut self, now: Instant) -> Vec<Vip> {
         let mut chunk = Vec::new();
@@ -78,7 +83,7 @@ impl Schedule {
             self.reschedule(vip, now);
             chunk.push(vip);
         }
-        self.rest_until = Some(now + PAUSE);
+        self.rest(now);
         chunk
     }
 
