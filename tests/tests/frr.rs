@@ -22,7 +22,7 @@ use cosmolet_tests::{Lab, Netns};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(20);
 const DYNAMIC: &str = "frr defaults datacenter\nhostname node\nrouter bgp 65001\n bgp router-id 10.255.0.1\n";
 
 /// FRR in a namespace of its own.
@@ -283,7 +283,7 @@ async fn a_vip_that_is_not_on_the_loopback_is_not_valid() -> Result<()> {
     assert_eq!(watched.rib(&[vip], |_| true).await?, RibState::default());
     node.add_loopback(vip)?;
     watched.handle.watch_rib(vec![vip], true);
-    let state = watched.rib(&[vip], |rib| rib.valid).await?;
+    let state = watched.rib(&[vip], |rib| rib.best).await?;
     assert_eq!(state, RibState { valid: true, best: true, advertised_to: 0 });
     Ok(())
 }
@@ -564,40 +564,64 @@ fn raw_lines(vips: &[Vip], command: impl Fn(Vip) -> String) -> Vec<String> {
     lines
 }
 
-/// The edge beside the raw client, on the same bgpd, by turns; the medians of some rounds. Batches, framing and reading the
-/// replies one by one may cost a share, not a multiple.
+/// What an operation took.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    elapsed: Duration,
+    /// bgpd's processor time.
+    cpu: Duration,
+}
+
+/// Processor time of a process so far (proc(5), `schedstat`).
+fn cpu_time(pid: u32) -> Result<Duration> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
+    Ok(Duration::from_nanos(text.split(' ').next().context("a first field")?.parse()?))
+}
+
+fn median(costs: &[Cost], field: impl Fn(&Cost) -> Duration) -> f64 {
+    let mut values: Vec<Duration> = costs.iter().map(field).collect();
+    values.sort_unstable();
+    values[values.len() / 2].as_secs_f64() * 1e3
+}
+
+/// The edge beside the raw client, on the same bgpd, by turns. Batches and their framing may cost bgpd a share, not a multiple;
+/// its processor time says so whatever else the machine does.
 #[tokio::test(flavor = "multi_thread")]
 async fn pipelining_keeps_up_with_a_raw_client() -> Result<()> {
-    let node = Node::start(DYNAMIC)?;
+    let mut node = Node::start(DYNAMIC)?;
     let mut watched = node.watch();
     watched.up().await?;
     let socket = node.frr.socket(Daemon::Bgpd);
-    for count in [1, 1000] {
-        let vips = vips(count);
-        let add = raw_lines(&vips, |vip| format!("network {} route-map COSMOLET-ADVERTISE", vip.prefix()));
-        let remove = raw_lines(&vips, |vip| format!("no network {}", vip.prefix()));
-        let mut times: [Vec<Duration>; 4] = Default::default();
-        for _ in 0..5 {
-            times[0].push(raw_client(&socket, &add)?);
-            times[1].push(raw_client(&socket, &remove)?);
-            for (slot, step) in [(2, Step::Advertise as fn(Vip) -> Step), (3, Step::Withdraw)] {
-                let steps = all(&vips, step);
-                let start = Instant::now();
-                let applied = watched.handle.apply(steps).await;
-                times[slot].push(start.elapsed());
-                ensure_done(&applied)?;
+    let pid = node.frr.process(Daemon::Bgpd)?.pid();
+    let vips = vips(1000);
+    let lines = [
+        raw_lines(&vips, |vip| format!("network {} route-map COSMOLET-ADVERTISE", vip.prefix())),
+        raw_lines(&vips, |vip| format!("no network {}", vip.prefix())),
+    ];
+    let steps = [all(&vips, Step::Advertise), all(&vips, Step::Withdraw)];
+    let (mut raw, mut ours): ([Vec<Cost>; 2], [Vec<Cost>; 2]) = Default::default();
+    for _ in 0..5 {
+        for (costs, by_edge) in [(&mut raw, false), (&mut ours, true)] {
+            for kind in 0..2 {
+                // bgpd works on after its replies: its queue waits for 50 ms.
+                tokio::time::sleep(Duration::from_millis(150)).await;
+                let (start, before) = (Instant::now(), cpu_time(pid)?);
+                if by_edge {
+                    ensure_done(&watched.handle.apply(steps[kind].clone()).await)?;
+                } else {
+                    raw_client(&socket, &lines[kind])?;
+                }
+                costs[kind].push(Cost { elapsed: start.elapsed(), cpu: cpu_time(pid)?.saturating_sub(before) });
             }
         }
-        let [raw_add, raw_remove, add, remove] = times.map(|mut times| {
-            times.sort_unstable();
-            times[times.len() / 2]
-        });
-        let ratio = |ours: Duration, raw: Duration| ours.as_secs_f64() / raw.as_secs_f64();
-        let ratios = (ratio(add, raw_add), ratio(remove, raw_remove));
+    }
+    for (kind, name) in ["advertise", "withdraw"].into_iter().enumerate() {
+        let [raw_ms, ours_ms] = [&raw[kind], &ours[kind]].map(|costs| median(costs, |cost| cost.elapsed));
+        let [raw_cpu, ours_cpu] = [&raw[kind], &ours[kind]].map(|costs| median(costs, |cost| cost.cpu));
         println!(
-            "{count} VIPs: advertise {add:?} (raw {raw_add:?}), withdraw {remove:?} (raw {raw_remove:?}), {ratios:.2?}"
+            "1000 VIPs, {name}: {ours_ms:.1} ms (raw {raw_ms:.1}), bgpd's processor {ours_cpu:.1} ms (raw {raw_cpu:.1})"
         );
-        assert!(count == 1 || (ratios.0 < 3.0 && ratios.1 < 3.0), "{ratios:?}");
+        assert!(ours_cpu < 2.5 * raw_cpu, "{ours_cpu} against {raw_cpu}");
     }
     Ok(())
 }

@@ -18,8 +18,15 @@ use crate::engine::observed::BgpFault;
 use crate::engine::plan::{Applied, Outcome, Step};
 use crate::engine::types::Vip;
 
-/// Batches that may be under way: enough to keep bgpd busy, little enough for its unbounded output buffer.
-const WINDOW: usize = 32;
+/// Batches that may be under way: enough to keep bgpd busy while this task waits for a processor (some 30 ms), little
+/// enough for the socket's buffer and for bgpd's unbounded one.
+const WINDOW: usize = 128;
+
+/// While at least this many batches are under way, replies are gathered for a while instead of being fetched one by one
+/// as bgpd writes them: bgpd has some ms of work left, and on a small machine needs the processor more than we do.
+const BUSY: usize = WINDOW / 2;
+/// How long they are gathered.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// Whether steps may be carried out, as the last observation has it.
 #[derive(Clone, Debug)]
@@ -133,8 +140,17 @@ impl Connection {
                 self.session.send(batch.bytes(), batch.roles().len()).await?;
                 flight.push_back(Flight { batch, replies: 0, refused: None });
             }
+            let under_way = flight.len();
             let Some(oldest) = flight.front_mut() else { return Ok(()) };
-            let reply = self.session.reply().await?;
+            let reply = match self.session.reply_at_hand()? {
+                Some(reply) => reply,
+                None => {
+                    if under_way >= BUSY {
+                        tokio::time::sleep(GATHER).await;
+                    }
+                    self.session.reply().await?
+                }
+            };
             oldest.take(&reply, steps, outcomes);
             if oldest.is_over() {
                 self.route_map |= oldest.made_route_map();

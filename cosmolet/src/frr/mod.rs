@@ -61,8 +61,8 @@ impl Options {
 pub struct Frr;
 
 impl Frr {
-    /// Starts the task that watches bgpd and reports to `events`: `Event::Bgp` and `Event::Rib`. It ends when `events`
-    /// is closed or the last handle is dropped.
+    /// Starts the task that watches bgpd, on the current runtime, and reports to `events`: `Event::Bgp` and `Event::Rib`.
+    /// It ends when `events` is closed or the last handle is dropped.
     #[must_use]
     pub fn spawn(options: Options, events: mpsc::Sender<Event>) -> FrrHandle {
         let path = options.socket_dir.join(SOCKET);
@@ -88,8 +88,10 @@ impl Frr {
 enum Request {
     /// Something went wrong: read the configuration now.
     Reread,
-    /// Read these VIPs from the RIB soon, and those that should be there for ever after.
-    Watch { vips: Vec<Vip>, present: bool },
+    /// These VIPs were changed: read them from the RIB soon, and those that should be there for ever after.
+    Touched { vips: Vec<Vip>, present: bool },
+    /// The same, but only for those of which something else was expected so far.
+    Expected { vips: Vec<Vip>, present: bool },
 }
 
 /// The daemon's end of the edge.
@@ -110,20 +112,21 @@ impl FrrHandle {
             let done = applied.iter().filter(|applied| applied.outcome == Outcome::Done && wanted(&applied.step));
             done.map(|applied| applied.step.vip()).collect::<Vec<_>>()
         };
-        self.watch_rib(done(|step| matches!(step, Step::Advertise(_))), true);
-        self.watch_rib(done(|step| matches!(step, Step::Withdraw(_))), false);
+        self.request(Request::Touched { vips: done(|step| matches!(step, Step::Advertise(_))), present: true });
+        self.request(Request::Touched { vips: done(|step| matches!(step, Step::Withdraw(_))), present: false });
         if applied.iter().any(|applied| applied.outcome != Outcome::Done) {
             self.request(Request::Reread);
         }
         applied
     }
 
-    /// Reads these VIPs from the RIB 60 ms, 150 ms and 1 s from now, as `Event::Rib`. Those that should be `present` are
-    /// read on every 10 s or more; the others are forgotten. `apply` does it for its own steps; in Connected mode, where
-    /// there are none, and for VIPs that were adopted, the caller does.
+    /// Reads these VIPs from the RIB 60 ms, 150 ms, 1 s and 3 s from now, as `Event::Rib`. Those that should be `present` are
+    /// read on every 10 s or more; the others are forgotten. One of which the same was said before is left alone, so that it
+    /// may be said again with every renewal of a lease. `apply` does it for its own steps; in Connected mode, where there are
+    /// none, and for VIPs that were adopted, the caller does.
     pub fn watch_rib(&self, vips: Vec<Vip>, present: bool) {
         if !vips.is_empty() {
-            self.request(Request::Watch { vips, present });
+            self.request(Request::Expected { vips, present });
         }
     }
 

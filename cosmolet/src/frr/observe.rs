@@ -312,6 +312,7 @@ mod tests {
     use proptest::prelude::*;
 
     const UNNUMBERED: &str = include_str!("fixtures/unnumbered.conf");
+    const UNNUMBERED_10: &str = include_str!("fixtures/unnumbered-10.3.conf");
     const ESTABLISHED: &str = include_str!("fixtures/established.conf");
     const INSTANCES: &str = include_str!("fixtures/instances.conf");
 
@@ -321,6 +322,7 @@ mod tests {
 
     #[test]
     fn a_nodes_unnumbered_configuration_is_read() {
+        assert_eq!(RunningConfig::parse(UNNUMBERED), RunningConfig::parse(UNNUMBERED_10), "8.4 and 10.3 say the same");
         let config = RunningConfig::parse(UNNUMBERED);
         assert_eq!(config.instances, [Instance { asn: 4_200_000_011, name: None }]);
         assert_eq!(config.connected, PerFamily { v4: true, v6: false });

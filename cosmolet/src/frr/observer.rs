@@ -151,6 +151,7 @@ impl Observer {
 
     async fn converse(&mut self, mut session: Session, cadence: &mut Cadence) -> Result<Infallible, End> {
         self.memory.generation += 1;
+        self.memory.rib.touch_all(Instant::now());
         self.applier.renew().await?;
         let mut read_at = Instant::now();
         loop {
@@ -174,16 +175,14 @@ impl Observer {
 
     /// Takes a request; true if the configuration has to be read again.
     fn note(&mut self, request: Option<Request>) -> Result<bool, Finished> {
+        let now = Instant::now();
+        let rib = &mut self.memory.rib;
         match request.ok_or(Finished)? {
-            Request::Reread => Ok(true),
-            Request::Watch { vips, present } => {
-                let now = Instant::now();
-                for vip in vips {
-                    self.memory.rib.touch(vip, present, now);
-                }
-                Ok(false)
-            }
+            Request::Reread => return Ok(true),
+            Request::Touched { vips, present } => vips.into_iter().for_each(|vip| rib.touch(vip, present, now)),
+            Request::Expected { vips, present } => vips.into_iter().for_each(|vip| rib.expect(vip, present, now)),
         }
+        Ok(false)
     }
 
     /// Reads the configuration and tells the engine; returns when to read next.
@@ -227,6 +226,11 @@ impl Observer {
     }
 
     async fn read_rib(&mut self, session: &mut Session) -> Result<(), End> {
+        if self.applier.quiet().is_none() {
+            // bgpd has one thread, and it is for the steps now.
+            self.memory.rib.rest(Instant::now());
+            return Ok(());
+        }
         let vips = self.memory.rib.take(Instant::now());
         let replies = session.ask_all(&vips.iter().copied().map(Line::prefix_query).collect::<Vec<_>>()).await?;
         let reports = vips.into_iter().zip(&replies).map(|(vip, reply)| Ok(RibReport { vip, rib: rib_state(reply)? }));

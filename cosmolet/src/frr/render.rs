@@ -68,9 +68,12 @@ impl Batch {
     fn open(family: Option<Family>) -> Self {
         let mut batch = Self { bytes: Vec::with_capacity(BATCH_BYTES), roles: Vec::with_capacity(24) };
         batch.push(Role::Enter, "configure terminal");
-        if let Some(family) = family {
+        if family.is_some() {
             batch.push(Role::Enter, "router bgp");
-            batch.push(Role::Enter, &format!("address-family {family} unicast"));
+        }
+        if family == Some(Family::V6) {
+            // IPv4 unicast is what `network` means right under `router bgp`; each command of the frame costs 20 µs.
+            batch.push(Role::Enter, "address-family ipv6 unicast");
         }
         batch
     }
@@ -207,16 +210,12 @@ mod tests {
             [
                 "configure terminal",
                 "router bgp",
-                "address-family ipv4 unicast",
                 "network 10.0.0.1/32 route-map COSMOLET-ADVERTISE",
                 "no network 10.0.0.2/32",
                 "end"
             ]
         );
-        assert_eq!(
-            batches[0].roles(),
-            [Role::Enter, Role::Enter, Role::Enter, Role::Step(2), Role::Step(3), Role::Leave]
-        );
+        assert_eq!(batches[0].roles(), [Role::Enter, Role::Enter, Role::Step(2), Role::Step(3), Role::Leave]);
         assert_eq!(
             lines(&batches[1]),
             [
@@ -272,7 +271,8 @@ mod tests {
                 prop_assert_eq!(lines.len(), batch.roles().len());
                 prop_assert_eq!(lines.first().unwrap(), "configure terminal");
                 prop_assert_eq!(lines.last().unwrap(), "end");
-                prop_assert!(lines.len() > 4, "a batch without a step");
+                let with_step = batch.roles().iter().any(|role| matches!(role, Role::Step(_)));
+                prop_assert!(with_step);
                 for (line, role) in lines.iter().zip(batch.roles()) {
                     if let Role::Step(index) = role {
                         let prefix = steps[*index].vip().prefix().to_string();

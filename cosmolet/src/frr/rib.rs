@@ -11,8 +11,10 @@ use crate::engine::types::Vip;
 const CHUNK: usize = 20;
 /// The rest that bgpd gets between two chunks.
 const PAUSE: Duration = Duration::from_millis(20);
-/// When a VIP is read after it was touched. bgpd processes a change 50 ms after the command.
-const SOON: [Duration; 3] = [Duration::from_millis(60), Duration::from_millis(150), Duration::from_secs(1)];
+/// When a VIP is read after it was touched. bgpd processes a change 50 ms after the command, and holds back the first
+/// UPDATE of a new session for 1 s or more (`coalesce-time`).
+const SOON: [Duration; 4] =
+    [Duration::from_millis(60), Duration::from_millis(150), Duration::from_secs(1), Duration::from_secs(3)];
 /// The shortest time between two readings of a VIP that nobody touched.
 const PERIOD: Duration = Duration::from_secs(10);
 /// The share of that time for each VIP, so that many are read less often.
@@ -44,10 +46,30 @@ impl Schedule {
         self.due.insert((entry.due, vip));
     }
 
+    /// As [`Schedule::touch`], but leaves a VIP alone of which nothing else is expected than before.
+    pub(super) fn expect(&mut self, vip: Vip, present: bool, now: Instant) {
+        if self.watched.get(&vip).is_none_or(|watched| watched.present != present) {
+            self.touch(vip, present, now);
+        }
+    }
+
+    /// Reads every watched VIP soon: bgpd has lost its state.
+    pub(super) fn touch_all(&mut self, now: Instant) {
+        let watched: Vec<_> = self.watched.iter().map(|(vip, watched)| (*vip, watched.present)).collect();
+        for (vip, present) in watched {
+            self.touch(vip, present, now);
+        }
+    }
+
     /// When the next chunk may be read.
     pub(super) fn next_at(&self) -> Option<Instant> {
         let (due, _) = self.due.first()?;
         Some(self.rest_until.map_or(*due, |rest| rest.max(*due)))
+    }
+
+    /// Puts the next chunk off.
+    pub(super) fn rest(&mut self, now: Instant) {
+        self.rest_until = Some(now + PAUSE);
     }
 
     /// Takes the VIPs that are due, a chunk at most, and schedules each anew or forgets it.
@@ -61,7 +83,7 @@ impl Schedule {
             self.reschedule(vip, now);
             chunk.push(vip);
         }
-        self.rest_until = Some(now + PAUSE);
+        self.rest(now);
         chunk
     }
 
@@ -103,8 +125,8 @@ mod tests {
         let start = Instant::now();
         let mut schedule = Schedule::default();
         vips(1).for_each(|vip| schedule.touch(vip, true, start));
-        let readings = play(&mut schedule, start, Duration::from_secs(22));
-        assert_eq!(readings, [(60, 1), (150, 1), (1000, 1), (11_000, 1), (21_000, 1)]);
+        let readings = play(&mut schedule, start, Duration::from_secs(24));
+        assert_eq!(readings, [(60, 1), (150, 1), (1000, 1), (3000, 1), (13_000, 1), (23_000, 1)]);
     }
 
     #[test]
@@ -112,7 +134,7 @@ mod tests {
         let start = Instant::now();
         let mut schedule = Schedule::default();
         vips(1).for_each(|vip| schedule.touch(vip, false, start));
-        assert_eq!(play(&mut schedule, start, Duration::from_secs(60)), [(60, 1), (150, 1), (1000, 1)]);
+        assert_eq!(play(&mut schedule, start, Duration::from_secs(60)), [(60, 1), (150, 1), (1000, 1), (3000, 1)]);
         assert!(schedule.watched.is_empty() && schedule.due.is_empty());
     }
 
@@ -123,7 +145,22 @@ mod tests {
         vips(1).for_each(|vip| schedule.touch(vip, true, start));
         vips(1).for_each(|vip| schedule.touch(vip, false, start + Duration::from_millis(10)));
         assert_eq!(schedule.due.len(), 1);
-        assert_eq!(play(&mut schedule, start, Duration::from_secs(60)), [(70, 1), (160, 1), (1010, 1)]);
+        assert_eq!(play(&mut schedule, start, Duration::from_secs(60)), [(70, 1), (160, 1), (1010, 1), (3010, 1)]);
+    }
+
+    #[test]
+    fn the_renewal_of_a_lease_is_no_reason_to_read() {
+        let start = Instant::now();
+        let mut schedule = Schedule::default();
+        vips(1).for_each(|vip| schedule.expect(vip, true, start));
+        assert_eq!(play(&mut schedule, start, Duration::from_secs(4)).len(), 4);
+        let later = start + Duration::from_secs(5);
+        vips(1).for_each(|vip| schedule.expect(vip, true, later));
+        assert_eq!(schedule.next_at(), Some(start + Duration::from_secs(13)));
+        vips(1).for_each(|vip| schedule.expect(vip, false, later));
+        assert_eq!(schedule.next_at(), Some(later + SOON[0]));
+        schedule.touch_all(start + Duration::from_secs(6));
+        assert_eq!(schedule.next_at(), Some(start + Duration::from_secs(6) + SOON[0]));
     }
 
     #[test]
