@@ -273,3 +273,6 @@ const fn portful(ip: &Ip, ports: u32) -> Packet {
         acknowledgement: 0,
     }
 }
+
+#[cfg(test)]
+mod tests;
