@@ -173,7 +173,7 @@ fn locate_v6<S: Source + ?Sized>(source: &S, base: u32) -> Result<Ip, Parsed> {
         return Err(Parsed::Unparsable);
     }
     let mut ip = Ip::v6(header, base);
-    for _ in 0..MAX_EXTENSIONS {
+    for _ in 0..=MAX_EXTENSIONS {
         let kind = ip.protocol;
         if !matches!(kind, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY) {
             return Ok(ip);
@@ -273,3 +273,6 @@ const fn portful(ip: &Ip, ports: u32) -> Packet {
         acknowledgement: 0,
     }
 }
+
+#[cfg(test)]
+mod tests;

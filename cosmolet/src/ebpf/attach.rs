@@ -11,7 +11,7 @@ use aya::programs::{LinkOrder, ProgramError, SchedClassifier, tc};
 
 use super::Error;
 use super::error::errno;
-use super::load::{Hook, Options, program, program_name};
+use super::load::{Hook, Options, program};
 use crate::engine::types::Uplink;
 
 /// What a program is attached to, held for as long as it shall be.
@@ -107,28 +107,25 @@ fn attach_program(
     attach_clsact(program, uplink, direction)
 }
 
-/// A filter of clsact outlives a killed daemon, so ours are removed by name first.
+/// A filter of clsact outlives a killed daemon, so ours is removed first. It is known by its handle: its name is
+/// missing where the daemon has no CAP_PERFMON, since aya then takes the kernel for one that cannot name programs.
 fn attach_clsact(
     program: &mut SchedClassifier,
     uplink: &Uplink,
     direction: Direction,
 ) -> Result<SchedClassifierLink, ProgramError> {
+    const PRIORITY: u16 = 1;
+    const HANDLE: TcHandle = TcHandle::new(0xc05e, 1);
+
     match tc::qdisc_add_clsact(&uplink.name) {
         Err(error) if errno(&error) != Some(libc::EEXIST) && !matches!(error, TcError::AlreadyAttached) => {
             return Err(error.into());
         }
         Ok(()) | Err(_) => {}
     }
-    for link in [Link::Ethernet, Link::Bare] {
-        for log in [false, true] {
-            match tc::qdisc_detach_program(&uplink.name, direction.hook(), &program_name(direction, link, log)) {
-                Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error.into()),
-                Ok(()) => {}
-            }
-        }
-    }
-    let first = NlOptions { priority: 1, handle: TcHandle::AUTO_ASSIGN, classid: None };
+    // Dropping it removes it, if it is there.
+    drop(SchedClassifierLink::attached(&uplink.name, direction.hook(), PRIORITY, HANDLE, None));
+    let first = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
     let id = program.attach_with_options(&uplink.name, direction.hook(), TcAttachOptions::Netlink(first))?;
     program.take_link(id)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aya::maps::{Array, HashMap, MapData};
 use aya::programs::SchedClassifier;
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use aya::{Ebpf, EbpfLoader};
 
 use super::attach::{Direction, Link};
 use super::counters::Counters;
@@ -75,7 +75,6 @@ pub(super) fn load(options: &Options) -> Result<Programs, Error> {
         .override_global("AYA_LOG_LEVEL", &level, true)
         .map_max_entries("VIP_PORTS", options.max_ports)
         .map_max_entries("COUNTERS", options.max_ports)
-        .verifier_log_level(VerifierLogLevel::DISABLE)
         .load(object())
         .map_err(Error::from_load)?;
     let counters = Counters::new(&mut ebpf)?;
@@ -109,8 +108,8 @@ pub(super) fn program(
     Ok(program)
 }
 
-/// Every program is called `cosmolet_in…` or `cosmolet_out…`: our stale filters are known by it.
-pub(super) fn program_name(direction: Direction, link: Link, log: bool) -> String {
+/// Every program is called `cosmolet_in…` or `cosmolet_out…`.
+fn program_name(direction: Direction, link: Link, log: bool) -> String {
     let direction = match direction {
         Direction::In => "in",
         Direction::Out => "out",
