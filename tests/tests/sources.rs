@@ -305,7 +305,8 @@ fn the_api_server_may_fail_in_every_way() -> Result<()> {
     wait::until_true("synced", LIMIT, || {
         changes.extend(source.take());
         Ok(source.state == SourceState::Synced)
-    })?;
+    })
+    .with_context(|| format!("state {:?}, errors {:?}", source.state, source.errors))?;
     assert_eq!(changes, [Event::ServiceGone(ServiceKey::new("default", "mail"))]);
 
     // And the watches are whole.
