@@ -229,15 +229,12 @@ impl Watcher {
     }
 
     async fn say<K: Project>(&self, update: Update) -> Result<(), Fault> {
-        self.updates.send((K::KIND, update)).await.map_err(|_| Fault::Closed)
+        self.updates.send((K::KIND, update)).await.map_err(|_closed| Fault::Closed)
     }
 }
 
 fn expired(error: kube::Error) -> Fault {
-    match error {
-        kube::Error::Api(status) if status.code == 410 => Fault::Expired,
-        error => Fault::Client(error),
-    }
+    if matches!(&error, kube::Error::Api(status) if status.code == 410) { Fault::Expired } else { Fault::Client(error) }
 }
 
 /// An error with everything that caused it; a client's error alone often says nothing.
