@@ -1,5 +1,6 @@
 //! The sources of Services: the same objects through a real kube-apiserver and through a directory of manifests, and
 //! what becomes of the first when the API server fails.
+#![allow(clippy::wildcard_enum_match_arm, reason = "a source makes few of the events")]
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -305,7 +306,8 @@ fn the_api_server_may_fail_in_every_way() -> Result<()> {
     wait::until_true("synced", LIMIT, || {
         changes.extend(source.take());
         Ok(source.state == SourceState::Synced)
-    })?;
+    })
+    .with_context(|| format!("state {:?}, errors {:?}", source.state, source.errors))?;
     assert_eq!(changes, [Event::ServiceGone(ServiceKey::new("default", "mail"))]);
 
     // And the watches are whole.

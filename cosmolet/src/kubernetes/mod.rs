@@ -232,7 +232,7 @@ impl Merge {
 
     async fn send(&self, events: Vec<Event>) -> Result<(), Closed> {
         for event in events {
-            self.events.send(event).await.map_err(|_| Closed)?;
+            self.events.send(event).await.map_err(|_closed| Closed)?;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, pin_mut};
 use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::runtime::utils::Backoff as _;
 use kube::runtime::watcher::DefaultBackoff;
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
@@ -20,6 +21,8 @@ use tokio::time::{Instant, sleep, timeout};
 use super::project::objects::Project;
 use super::project::{Kind, Object, Selection};
 
+/// After a pass of this length the API server counts as well again: the next fault waits as briefly as the first one.
+const LONG: Duration = Duration::from_secs(20);
 /// A watch that ends before this time is opened again with a pause.
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -124,22 +127,26 @@ impl Watcher {
         let mut backoff = DefaultBackoff::default();
         let mut version = None;
         loop {
-            let begun = Instant::now();
-            match self.pass(&api, &mut version).await {
-                Ok(()) if begun.elapsed() > SHORT => continue,
-                // Something between us and the API server ends every watch at once: do not spin.
-                Ok(()) => {}
-                Err(Fault::Closed) => return,
-                Err(fault) => {
-                    if matches!(fault, Fault::Expired | Fault::NoVersion) {
-                        version = None;
-                    }
-                    if self.say::<K>(Update::Failed(printable(&fault.to_string()))).await.is_err() {
-                        return;
-                    }
+            let (begun, resumed) = (Instant::now(), version.is_some());
+            let result = self.pass(&api, &mut version).await;
+            if begun.elapsed() > LONG {
+                backoff.reset();
+            }
+            if let Err(fault) = &result {
+                if matches!(fault, Fault::Closed) || self.report::<K>(fault).await.is_err() {
+                    return;
+                }
+                if matches!(fault, Fault::Expired | Fault::NoVersion) {
+                    version = None;
                 }
             }
-            sleep(backoff.next().unwrap_or(Duration::from_secs(30))).await;
+            match result {
+                // The API server answers: what has to be listed again need not wait.
+                Err(Fault::Expired) if resumed => {}
+                Ok(()) if begun.elapsed() > SHORT => {}
+                // Also where something between us and the API server ends every watch at once.
+                Ok(()) | Err(_) => sleep(backoff.next().unwrap_or(LONG)).await,
+            }
         }
     }
 
@@ -217,16 +224,17 @@ impl Watcher {
         timeout(self.timings.answer, request).await.map_err(silent)?.map_err(expired)
     }
 
+    async fn report<K: Project>(&self, fault: &Fault) -> Result<(), Fault> {
+        self.say::<K>(Update::Failed(printable(&fault.to_string()))).await
+    }
+
     async fn say<K: Project>(&self, update: Update) -> Result<(), Fault> {
-        self.updates.send((K::KIND, update)).await.map_err(|_| Fault::Closed)
+        self.updates.send((K::KIND, update)).await.map_err(|_closed| Fault::Closed)
     }
 }
 
 fn expired(error: kube::Error) -> Fault {
-    match error {
-        kube::Error::Api(status) if status.code == 410 => Fault::Expired,
-        error => Fault::Client(error),
-    }
+    if matches!(&error, kube::Error::Api(status) if status.code == 410) { Fault::Expired } else { Fault::Client(error) }
 }
 
 /// An error with everything that caused it; a client's error alone often says nothing.

@@ -3,6 +3,7 @@
 //! Invariant: a file that cannot be read or parsed keeps the objects it last gave. Of several files with the same
 //! object the first in name order counts. Synchronous; knows no clock but the one it is given.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata, OpenOptions};
@@ -192,10 +193,9 @@ impl Files {
         known.repeated.clear();
         let mut held = BTreeMap::new();
         for Object { id, summary } in objects {
-            if held.contains_key(&id) {
-                known.repeated.push(id);
-            } else {
-                held.insert(id, summary);
+            match held.entry(id) {
+                Entry::Occupied(first) => known.repeated.push(first.key().clone()),
+                Entry::Vacant(place) => drop(place.insert(summary)),
             }
         }
         if known.repeated.is_empty() {

@@ -25,11 +25,11 @@ pub const MAX_DOCUMENT: usize = 2 << 20;
 pub const MAX_OBJECTS: usize = 50_000;
 
 /// The most brackets that may be open at once in a YAML document.
-pub const MAX_DEPTH: usize = 256;
+pub(super) const MAX_DEPTH: usize = 256;
 /// The most aliases in a YAML document, which then may have at most [`MAX_ALIASED`] bytes.
-pub const MAX_ALIASES: usize = 16;
+pub(super) const MAX_ALIASES: usize = 16;
 /// The longest YAML document with aliases, in bytes. 16 of them can at worst repeat that about 400 times.
-pub const MAX_ALIASED: usize = 64 << 10;
+pub(super) const MAX_ALIASED: usize = 64 << 10;
 
 /// Why a file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]

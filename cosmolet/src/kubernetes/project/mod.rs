@@ -11,6 +11,8 @@ mod selection;
 
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod tests;
 
 pub use annotations::{ADVERTISE, ADVERTISE_ALIAS, Notice, TERMINATING, check_advertise, check_terminating};
 pub use index::Projector;
