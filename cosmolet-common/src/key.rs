@@ -14,6 +14,9 @@ pub struct VipPortKey {
     port: u32,
 }
 
+/// The size of the filter: 16 KiB, or 6 bits for each of 20 000 keys.
+pub const FILTER_WORDS: u32 = 1 << 12;
+
 impl VipPortKey {
     /// Builds the key of a declared port. `address` holds four words as they lie in a packet.
     #[inline(always)]
@@ -28,6 +31,16 @@ impl VipPortKey {
     #[must_use]
     pub const fn whole(address: [u32; 4]) -> Self {
         Self { address, port: 0 }
+    }
+
+    /// The key's bit in the filter: [`FILTER_WORDS`] words of 32 bits, in which a clear bit says that the key is not
+    /// declared. Returns the word's index and the bit's mask.
+    #[inline(always)]
+    #[must_use]
+    pub const fn filter_bit(&self) -> (u32, u32) {
+        let [a, b, c, d] = self.address;
+        let mixed = ((a ^ b ^ c ^ d ^ self.port) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((mixed >> 52) as u32, 1 << (mixed >> 47 & 31) as u32)
     }
 
     /// The four words of an address.

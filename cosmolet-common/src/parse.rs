@@ -1,8 +1,9 @@
 //! The packet parser.
 //!
-//! [`plain`] knows the one shape that nearly all packets have, at fixed offsets, and gives up on anything else;
-//! [`full`] knows them all. Where `plain` answers, `full` answers the same: a test holds them to it.
+//! [`Start`] knows the one shape that nearly all packets have, at fixed offsets, and gives up on anything else;
+//! [`full`] knows them all. Where `Start` answers, `full` answers the same: a test holds them to it.
 
+use crate::VipPortKey;
 use crate::packet::{Addresses, Family, Packet, Parsed, Source, protocol};
 
 /// The most IPv6 extension headers that are followed.
@@ -13,42 +14,69 @@ const V4_HEADER: u32 = 20;
 const V6_HEADER: u32 = 40;
 const ICMP_HEADER: u32 = 8;
 
-/// Parses IPv4 without options and IPv6 without extension headers, not fragmented, of TCP, UDP or SCTP; `None` for
-/// everything else, and for what `source` cannot read.
-///
-/// `gso` tells that the buffer holds several segments, and so the length in its IP header may be 0 (BIG TCP).
-#[inline(always)]
-pub fn plain<S: Source + ?Sized>(source: &S, family: Family, gso: bool) -> Option<Packet> {
-    let ip = match family {
-        Family::V4 => {
-            let header = source.words::<5>(0)?;
-            if u32::from_be(header[0]) >> 24 != 0x45 || u32::from_be(header[1]) & 0x3fff != 0 {
-                return None;
+/// A plain packet up to its ports: all that is needed to tell whether anybody counts it.
+pub struct Start {
+    ip: Ip,
+    ports: u32,
+}
+
+impl Start {
+    /// Reads IPv4 without options and IPv6 without extension headers, not fragmented, of TCP, UDP or SCTP, at fixed
+    /// offsets; `None` for everything else, and for what `source` cannot read.
+    #[inline(always)]
+    pub fn read<S: Source + ?Sized>(source: &S, family: Family) -> Option<Self> {
+        let (ip, ports) = match family {
+            Family::V4 => {
+                let [first, second, third, from, to, ports] = source.words::<6>(0)?;
+                if u32::from_be(first) >> 24 != 0x45 || u32::from_be(second) & 0x3fff != 0 {
+                    return None;
+                }
+                (Ip::v4([first, second, third, from, to], 0), ports)
             }
-            Ip::v4(header, 0)
-        }
-        Family::V6 => {
-            let header = source.words::<10>(0)?;
-            if u32::from_be(header[0]) >> 28 != 6 {
-                return None;
+            Family::V6 => {
+                let [first, second, a, b, c, d, e, f, g, h, ports] = source.words::<11>(0)?;
+                if u32::from_be(first) >> 28 != 6 {
+                    return None;
+                }
+                (Ip::v6([first, second, a, b, c, d, e, f, g, h], 0), ports)
             }
-            Ip::v6(header, 0)
+        };
+        let plain = matches!(ip.protocol, protocol::TCP | protocol::UDP | protocol::SCTP);
+        plain.then_some(Self { ip, ports })
+    }
+
+    /// The key by which a packet from a client finds its counters.
+    #[inline(always)]
+    #[must_use]
+    pub const fn destination(&self) -> VipPortKey {
+        VipPortKey::new(self.ip.addresses.destination, self.ip.protocol, u32::from_be(self.ports) as u16)
+    }
+
+    /// The key by which a packet to a client finds its counters.
+    #[inline(always)]
+    #[must_use]
+    pub const fn source(&self) -> VipPortKey {
+        VipPortKey::new(self.ip.addresses.source, self.ip.protocol, (u32::from_be(self.ports) >> 16) as u16)
+    }
+
+    /// Reads the rest; `None` if it is not all there or makes no sense. `gso` is as for [`full`].
+    #[inline(always)]
+    pub fn packet<S: Source + ?Sized>(&self, source: &S, gso: bool) -> Option<Packet> {
+        match transport(source, &self.ip, gso) {
+            Parsed::Packet(packet) => Some(packet),
+            Parsed::Unreachable(_)
+            | Parsed::Fragment(_)
+            | Parsed::Truncated(_)
+            | Parsed::TruncatedHeader
+            | Parsed::Unparsable
+            | Parsed::Other => None,
         }
-    };
-    match transport(source, &ip, gso) {
-        Parsed::Packet(packet) => Some(packet),
-        Parsed::Unreachable(_)
-        | Parsed::Fragment(_)
-        | Parsed::Truncated(_)
-        | Parsed::TruncatedHeader
-        | Parsed::Unparsable
-        | Parsed::Other => None,
     }
 }
 
 /// Parses any packet: options, extension headers, fragments, ICMP unreachable with the packet it quotes.
 ///
-/// `gso` is as for [`plain`].
+/// `gso` tells that the buffer holds several segments, and so the length in its IP header may be 0 (BIG TCP).
 #[inline(always)]
 pub fn full<S: Source + ?Sized>(source: &S, family: Family, gso: bool) -> Parsed {
     match locate(source, family, 0) {

@@ -2,37 +2,60 @@
 
 use aya_log_ebpf_macros::{debug, trace};
 use cosmolet_common::packet::{flag, protocol};
-use cosmolet_common::{Addresses, Counters, Packet, Parsed, VipPortKey, handshake, parse};
+use cosmolet_common::parse::{self, Start};
+use cosmolet_common::{Addresses, Counters, Family, Packet, Parsed, VipPortKey, handshake};
 
-use crate::maps::{counters, expect_ack, oddities, take_ack};
-use crate::skb::{Direct, ETHERNET, Relative, Skb};
+use crate::maps::{counters, expect_ack, maybe_declared, oddities, take_ack};
+use crate::skb::{Direct, Relative, Skb};
 
 /// From clients.
 pub(crate) const IN: bool = false;
 /// To clients.
 pub(crate) const OUT: bool = true;
 
-/// Counts a packet of a device with Ethernet headers: at fixed offsets if it is plain, else by [`examine_ethernet`].
+/// Counts a packet of a device whose link header has `LINK` bytes: at fixed offsets if it is plain, else by
+/// [`examine_apart`].
 #[inline(always)]
-pub(crate) fn classify<const DIRECTION: bool>(skb: Skb) {
+pub(crate) fn classify<const DIRECTION: bool, const LINK: u32>(skb: Skb) {
     let Some(family) = skb.family() else { return };
-    let segments = skb.gso_segs();
-    match Direct::new(skb).and_then(|direct| parse::plain(&direct, family, segments > 1)) {
-        Some(packet) => count::<DIRECTION>(skb, &packet, segments, ETHERNET),
-        None => examine_ethernet::<DIRECTION>(skb),
+    let done = match (Direct::new(skb), family) {
+        (Some(direct), Family::V4) => classify_plain::<DIRECTION, LINK>(skb, &direct, Family::V4),
+        (Some(direct), Family::V6) => classify_plain::<DIRECTION, LINK>(skb, &direct, Family::V6),
+        (None, _) => None,
+    };
+    if done.is_none() {
+        examine_apart::<DIRECTION, LINK>(skb);
     }
 }
 
-/// Counts any packet of a device with Ethernet headers. A function of its own, so that what is rare does not slow
-/// what is not.
-#[inline(never)]
-fn examine_ethernet<const DIRECTION: bool>(skb: Skb) {
-    examine::<DIRECTION, false>(skb, ETHERNET);
+/// Does it for one family, known when compiled. `None` if the packet is not plain.
+#[inline(always)]
+fn classify_plain<const DIRECTION: bool, const LINK: u32>(
+    skb: Skb,
+    direct: &Direct<LINK>,
+    family: Family,
+) -> Option<()> {
+    let start = Start::read(direct, family)?;
+    let key = if DIRECTION == IN { start.destination() } else { start.source() };
+    if !maybe_declared(&key) {
+        return Some(());
+    }
+    let Some(counters) = counters(&key) else { return Some(()) };
+    let segments = skb.gso_segs();
+    let packet = start.packet(direct, segments > 1)?;
+    count::<DIRECTION>(skb, counters, &packet, segments, LINK);
+    Some(())
 }
 
-/// Counts any packet; `link` is the length of the link's header, `LOG` tells of what is found.
+/// A function of its own, so that what is rare does not slow what is not.
+#[inline(never)]
+fn examine_apart<const DIRECTION: bool, const LINK: u32>(skb: Skb) {
+    examine::<DIRECTION, LINK, false>(skb);
+}
+
+/// Counts any packet; `LOG` tells of what is found.
 #[inline(always)]
-pub(crate) fn examine<const DIRECTION: bool, const LOG: bool>(skb: Skb, link: u32) {
+pub(crate) fn examine<const DIRECTION: bool, const LINK: u32, const LOG: bool>(skb: Skb) {
     let Some(family) = skb.family() else { return };
     let segments = skb.gso_segs();
     match parse::full(&Relative(skb), family, segments > 1) {
@@ -40,7 +63,9 @@ pub(crate) fn examine<const DIRECTION: bool, const LOG: bool>(skb: Skb, link: u3
             if LOG {
                 log_packet::<DIRECTION>(skb, &packet);
             }
-            count::<DIRECTION>(skb, &packet, segments, link);
+            if let Some(counters) = counters(&key::<DIRECTION>(&packet)) {
+                count::<DIRECTION>(skb, counters, &packet, segments, LINK);
+            }
         }
         Parsed::Unreachable(quoted) => {
             if DIRECTION == OUT && skb.ingress_ifindex() == 0 {
@@ -49,7 +74,7 @@ pub(crate) fn examine<const DIRECTION: bool, const LOG: bool>(skb: Skb, link: u3
         }
         Parsed::Fragment(addresses) => match counters(&whole::<DIRECTION>(&addresses)) {
             Some(counters) => counters.fragments += 1,
-            None => add(|oddities| oddities.fragments += 1),
+            None => add(Oddity::Fragment),
         },
         Parsed::Truncated(addresses) => {
             if LOG {
@@ -57,29 +82,27 @@ pub(crate) fn examine<const DIRECTION: bool, const LOG: bool>(skb: Skb, link: u3
             }
             match counters(&whole::<DIRECTION>(&addresses)) {
                 Some(counters) => counters.truncated += 1,
-                None => add(|oddities| oddities.truncated += 1),
+                None => add(Oddity::Truncated),
             }
         }
         Parsed::TruncatedHeader => {
             if LOG {
                 debug!(&skb, "truncated inside its IP header");
             }
-            add(|oddities| oddities.truncated += 1);
+            add(Oddity::Truncated);
         }
         Parsed::Unparsable => {
             if LOG {
                 debug!(&skb, "headers make no sense");
             }
-            add(|oddities| oddities.unparsable += 1);
+            add(Oddity::Unparsable);
         }
         Parsed::Other => {}
     }
 }
 
 #[inline(always)]
-fn count<const DIRECTION: bool>(skb: Skb, packet: &Packet, segments: u32, link: u32) {
-    let key = key::<DIRECTION>(packet);
-    let Some(counters) = counters(&key) else { return };
+fn count<const DIRECTION: bool>(skb: Skb, counters: &mut Counters, packet: &Packet, segments: u32, link: u32) {
     let segments = u64::from(if segments == 0 { 1 } else { segments });
     let bytes = u64::from(skb.len() - link);
     if DIRECTION == IN {
@@ -185,10 +208,19 @@ fn whole<const DIRECTION: bool>(addresses: &Addresses) -> VipPortKey {
     VipPortKey::whole(if DIRECTION == IN { addresses.destination } else { addresses.source })
 }
 
+enum Oddity {
+    Truncated,
+    Unparsable,
+    Fragment,
+}
+
 #[inline(always)]
-fn add(what: impl FnOnce(&mut cosmolet_common::Oddities)) {
-    if let Some(oddities) = oddities() {
-        what(oddities);
+fn add(oddity: Oddity) {
+    let Some(oddities) = oddities() else { return };
+    match oddity {
+        Oddity::Truncated => oddities.truncated += 1,
+        Oddity::Unparsable => oddities.unparsable += 1,
+        Oddity::Fragment => oddities.fragments += 1,
     }
 }
 

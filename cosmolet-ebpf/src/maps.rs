@@ -3,12 +3,17 @@
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use cosmolet_common::handshake::SLOTS;
+use cosmolet_common::key::FILTER_WORDS;
 use cosmolet_common::{Counters, Oddities, VipPortKey};
 
 /// Declared ports to the index of their counters. A lookup in a small hash and one in a per-CPU array cost less than
 /// one in a per-CPU hash, and the counters of many ports can be read in one call.
 #[btf_map]
 static VIP_PORTS: HashMap<VipPortKey, u32, 4096> = HashMap::new();
+
+/// Bits of the declared keys: most packets of a node are for no VIP, and a clear bit spares them the hash.
+#[btf_map]
+static VIP_FILTER: Array<u32, { FILTER_WORDS as usize }> = Array::new();
 
 #[btf_map]
 static COUNTERS: PerCpuArray<Counters, 4096> = PerCpuArray::new();
@@ -19,6 +24,13 @@ static ODDITIES: PerCpuArray<Oddities, 1> = PerCpuArray::new();
 /// The acknowledgements that handshakes wait for; see `cosmolet_common::handshake`.
 #[btf_map]
 static PENDING: Array<u32, { SLOTS as usize }> = Array::new();
+
+/// Whether a key may be declared: wrong now and then if it says yes.
+#[inline(always)]
+pub(crate) fn maybe_declared(key: &VipPortKey) -> bool {
+    let (word, bit) = key.filter_bit();
+    VIP_FILTER.get(word).is_some_and(|bits| bits & bit != 0)
+}
 
 /// The counters of a key, if it is declared.
 #[inline(always)]

@@ -5,7 +5,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
 use crate::count::{IN, OUT, classify, examine};
-use crate::skb::{ETHERNET, Skb};
+use crate::skb::{BARE, ETHERNET, Skb};
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
@@ -27,17 +27,21 @@ macro_rules! programs {
 
 programs! {
     /// From clients, on a device with Ethernet headers.
-    ingress: |skb| classify::<IN>(skb);
+    cosmolet_in: classify::<IN, ETHERNET>;
     /// To clients, on a device with Ethernet headers.
-    egress: |skb| classify::<OUT>(skb);
+    cosmolet_out: classify::<OUT, ETHERNET>;
     /// From clients, on a device without link headers.
-    ingress_any: |skb| examine::<IN, false>(skb, 0);
+    cosmolet_in_l3: classify::<IN, BARE>;
     /// To clients, on a device without link headers.
-    egress_any: |skb| examine::<OUT, false>(skb, 0);
-    /// From clients, on any device, while an engineer listens.
-    ingress_log: |skb| examine::<IN, true>(skb, ETHERNET);
-    /// To clients, on any device, while an engineer listens.
-    egress_log: |skb| examine::<OUT, true>(skb, ETHERNET);
+    cosmolet_out_l3: classify::<OUT, BARE>;
+    /// `cosmolet_in` while an engineer listens.
+    cosmolet_in_log: examine::<IN, ETHERNET, true>;
+    /// `cosmolet_out` while an engineer listens.
+    cosmolet_out_log: examine::<OUT, ETHERNET, true>;
+    /// `cosmolet_in_l3` while an engineer listens.
+    cosmolet_in_l3_log: examine::<IN, BARE, true>;
+    /// `cosmolet_out_l3` while an engineer listens.
+    cosmolet_out_l3_log: examine::<OUT, BARE, true>;
     /// Nothing: what the others' cost is measured against.
-    empty: |_| ();
+    cosmolet_empty: |_| ();
 }

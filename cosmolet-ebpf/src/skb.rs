@@ -8,6 +8,8 @@ use cosmolet_common::{Family, Source};
 
 /// The length of an Ethernet header.
 pub(crate) const ETHERNET: u32 = 14;
+/// The length of no header: a tunnel's, a modem's.
+pub(crate) const BARE: u32 = 0;
 
 /// The context's fields, each read where it is used: loading one is one instruction.
 #[derive(Clone, Copy)]
@@ -52,31 +54,37 @@ impl Skb {
     }
 }
 
-/// The packet as it lies in the buffer's linear part, behind an Ethernet header: the fast way, at fixed offsets only.
-pub(crate) struct Direct {
+/// The packet as it lies in the buffer's linear part, behind a link header of `LINK` bytes: the fast way, at fixed
+/// offsets only.
+pub(crate) struct Direct<const LINK: u32> {
     data: usize,
     end: usize,
 }
 
-impl Direct {
-    /// `None` if the header of the link is not Ethernet's without tags, by the EtherType at its place.
+impl<const LINK: u32> Direct<LINK> {
+    /// `None` if an Ethernet header is not a plain one, by the EtherType at its place.
     #[inline(always)]
     pub(crate) fn new(skb: Skb) -> Option<Self> {
         // SAFETY: as for the other fields; the verifier takes these two for pointers.
         let (data, end, protocol) = unsafe { ((*skb.0).data as usize, (*skb.0).data_end as usize, (*skb.0).protocol) };
-        if data + ETHERNET as usize > end {
-            return None;
+        if LINK == ETHERNET {
+            if data + LINK as usize > end {
+                return None;
+            }
+            // SAFETY: within the linear part, as was just compared.
+            let ether_type = unsafe { *((data + 12) as *const u16) };
+            if u32::from(ether_type) != protocol {
+                return None;
+            }
         }
-        // SAFETY: within the linear part, as was just compared.
-        let ether_type = unsafe { *((data + 12) as *const u16) };
-        (u32::from(ether_type) == protocol).then_some(Self { data, end })
+        Some(Self { data, end })
     }
 }
 
-impl Source for Direct {
+impl<const LINK: u32> Source for Direct<LINK> {
     #[inline(always)]
     fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
-        let at = self.data + (ETHERNET + offset) as usize;
+        let at = self.data + (LINK + offset) as usize;
         if at + 4 * N > self.end {
             return None;
         }

@@ -6,16 +6,24 @@
 //!
 //! Every part needs root and says so; nothing is skipped in silence.
 
+pub mod api_server;
 pub mod backend;
+pub mod bench_ebpf;
 pub mod bgp;
 pub mod client;
+pub mod daemon;
 pub mod fabric;
 mod fabric_config;
 pub mod frr;
+pub mod http;
 pub mod lab;
+pub mod manifests;
 pub mod netns;
 pub mod nft;
+pub mod packet;
+pub mod objects;
 pub mod process;
+pub mod report;
 pub mod route_monitor;
 pub mod routes;
 pub mod runtime;

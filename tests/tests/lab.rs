@@ -3,12 +3,16 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use cosmolet_tests::api_server::{ApiServer, Place};
 use cosmolet_tests::client::{Client, Load};
 use cosmolet_tests::fabric::{Fabric, Mode, NodeSpec, host, vip4, vip6};
 use cosmolet_tests::frr::{self, Daemon, Frr};
 use cosmolet_tests::netns::{End, veth};
+use cosmolet_tests::objects::{self, State};
 use cosmolet_tests::{Lab, wait};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -65,5 +69,31 @@ fn the_fabric_spreads_a_vip_over_both_nodes() -> Result<()> {
     eprintln!("{summary:?}");
     assert_eq!(summary.failed(), 0, "{summary:?}");
     assert!(summary.ok() > 50 && summary.by_node.len() == 2, "{summary:?}");
+    Ok(())
+}
+
+#[test]
+fn the_api_server_keeps_objects_over_a_restart() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut api = ApiServer::start(&lab, Place::Loopback)?;
+    let vip = vip4(1);
+    api.apply(&objects::service("web", &[vip, vip6(1)], &[80]))?;
+    let endpoint = objects::endpoint("10.3.1.2".parse()?, "node1", State::Ready);
+    api.apply(&objects::slice("web-1", "web", 8080, vec![endpoint]))?;
+    api.apply(&objects::node("node1", "10.255.0.1".parse()?))?;
+    api.apply(&objects::pod("web-0", "node1", "10.3.1.2".parse()?, true, 3))?;
+    api.kill()?;
+    assert!(api.get::<Service>("web").is_err(), "a dead server answered");
+    api.restart()?;
+    let service: Service = api.get("web")?.context("the Service is gone")?;
+    let ingress = service.status.and_then(|status| status.load_balancer?.ingress).unwrap_or_default();
+    assert_eq!(ingress.iter().filter_map(|i| i.ip.clone()).collect::<Vec<_>>(), ["10.100.0.1", "fd00:100::1"]);
+    let slice: EndpointSlice = api.get("web-1")?.context("the slice is gone")?;
+    assert_eq!(slice.endpoints.len(), 1);
+    let pod: Pod = api.get("web-0")?.context("the pod is gone")?;
+    let statuses = pod.status.and_then(|status| status.container_statuses).unwrap_or_default();
+    assert_eq!(statuses[0].restart_count, 3);
+    api.delete::<Pod>("web-0")?;
+    assert!(api.get::<Pod>("web-0")?.is_none());
     Ok(())
 }

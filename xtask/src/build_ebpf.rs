@@ -149,6 +149,8 @@ fn compiler(toolchain: Toolchain, linker: &Path, target: &Path) -> Result<Comman
         "-C".to_owned(),
         format!("linker={linker}"),
         "-Clink-arg=--btf".to_owned(),
+        // The kernel refuses the type of a closure as a function of its own, and the logging macros are full of them.
+        "-Clink-arg=--llvm-args=-inline-threshold=100000".to_owned(),
         "-Cdebuginfo=2".to_owned(),
         format!("--remap-path-prefix={}=.", workspace.display()),
     ];

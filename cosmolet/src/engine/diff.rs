@@ -33,13 +33,13 @@ impl Difference {
 /// Compares one VIP.
 pub(super) fn difference(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>) -> Difference {
     let mut difference = Difference::default();
+    counting(vip, entry, context, &mut difference);
     if let Some(at) = entry.retry_at
         && at > context.now
     {
         difference.later(at);
         return difference;
     }
-    counting(vip, entry, context, &mut difference);
     match entry.decision {
         None => renew(vip, entry, context, &mut difference),
         Some(Decision::Advertise) => up(vip, entry, context, &mut difference),
@@ -50,6 +50,12 @@ pub(super) fn difference(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>) 
 
 fn counting(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &mut Difference) {
     if matches!(context.observed.programs, ProgramsState::Off(_)) {
+        return;
+    }
+    if let Some(at) = entry.count_retry_at
+        && at > context.now
+    {
+        difference.later(at);
         return;
     }
     let counted = context.observed.tracked.get(&vip);

@@ -135,20 +135,22 @@ impl Engine {
         let vip = applied.step.vip();
         let stale = self.planned_for != self.generation();
         let Some(entry) = self.vips.get_mut(&vip) else { return };
+        let retry_at = match &applied.outcome {
+            Outcome::Done => None,
+            Outcome::Retry(after, _) => Some(now.after(*after)),
+            Outcome::GiveUp(_) => Some(now.after(GIVEN_UP_FOR)),
+        };
+        if matches!(applied.step, Step::TrackVip(..) | Step::UntrackVip(_)) {
+            entry.count_retry_at = retry_at;
+        } else {
+            entry.retry_at = retry_at;
+        }
         match applied.outcome {
             Outcome::Done => {
                 entry.last_error = None;
-                entry.retry_at = None;
                 self.done(applied.step, stale, now);
             }
-            Outcome::Retry(after, error) => {
-                entry.last_error = Some(error);
-                entry.retry_at = Some(now.after(after));
-            }
-            Outcome::GiveUp(error) => {
-                entry.last_error = Some(error);
-                entry.retry_at = Some(now.after(GIVEN_UP_FOR));
-            }
+            Outcome::Retry(_, error) | Outcome::GiveUp(error) => entry.last_error = Some(error),
         }
         self.touch(vip);
     }

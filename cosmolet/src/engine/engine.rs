@@ -184,6 +184,12 @@ impl Engine {
         std::mem::take(&mut self.transitions)
     }
 
+    /// True while some VIP's status row may have changed since it was last taken.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
     /// Takes up to `limit` VIPs whose status row may have changed since it was last taken.
     pub fn take_changed(&mut self, limit: usize) -> Vec<Vip> {
         std::iter::from_fn(|| self.changed.pop_first()).take(limit).collect()

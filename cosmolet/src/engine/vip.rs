@@ -23,6 +23,8 @@ pub(super) struct VipEntry {
     pub(super) lease_until: Option<Timestamp>,
     /// Nothing is tried before this point.
     pub(super) retry_at: Option<Timestamp>,
+    /// Counting is not tried before this point; it never holds up the VIP itself.
+    pub(super) count_retry_at: Option<Timestamp>,
     /// The last error of a step, until one succeeds.
     pub(super) last_error: Option<String>,
 }

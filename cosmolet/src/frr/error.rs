@@ -38,11 +38,14 @@ impl FrrError {
     /// Sorts the error of a `connect`.
     #[must_use]
     pub fn from_connect(path: &Path, source: io::Error) -> Self {
-        match source.kind() {
-            io::ErrorKind::PermissionDenied => Self::PermissionDenied { path: path.to_owned() },
+        let path = path.to_owned();
+        if source.kind() == io::ErrorKind::PermissionDenied {
+            Self::PermissionDenied { path }
+        } else if source.kind() == io::ErrorKind::WouldBlock {
             // A full backlog: somebody owns the socket but does not accept.
-            io::ErrorKind::WouldBlock => Self::Timeout(Duration::ZERO),
-            _ => Self::Unreachable { path: path.to_owned(), source },
+            Self::Timeout(Duration::ZERO)
+        } else {
+            Self::Unreachable { path, source }
         }
     }
 

@@ -25,8 +25,9 @@ const SUMMARY: Line = Line::fixed("show bgp summary json");
 
 /// How long the quick polls last after bgpd went away or came back.
 const QUICK: Duration = Duration::from_secs(5);
-/// A poll while bgpd starts: a replay within some 10 ms keeps a graceful restart free of a gap.
-const QUICK_POLL: Duration = Duration::from_millis(10);
+/// A poll while bgpd starts (a refused connect costs some 10 µs): a replay within some 10 ms keeps a graceful restart free
+/// of a gap.
+const QUICK_POLL: Duration = Duration::from_millis(2);
 /// A poll after that.
 const POLL: Duration = Duration::from_millis(100);
 /// A poll for what only an operator can mend.
@@ -278,8 +279,8 @@ async fn restore_route_map(session: &mut Session) -> Result<(), FrrError> {
 
 /// FRR answers a warning, without an instance or without the prefix.
 fn rib_state(reply: &Reply) -> Result<RibState, FrrError> {
-    match reply.status {
-        Status::Success => observe::rib(&reply.text).map_err(|error| FrrError::Garbled(error.to_string())),
-        _ => Ok(RibState::default()),
+    if reply.status != Status::Success {
+        return Ok(RibState::default());
     }
+    observe::rib(&reply.text).map_err(|error| FrrError::Garbled(error.to_string()))
 }

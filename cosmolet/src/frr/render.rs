@@ -18,6 +18,8 @@ pub const ADVERTISE_MAP: &str = "COSMOLET-ADVERTISE";
 /// one callback and no other user of the vty can come in between.
 pub const BATCH_BYTES: usize = 512;
 
+const LEAVE: &str = "end";
+
 /// Tried again after this time when FRR refused a configuration command.
 const REFUSED_RETRY: Duration = Duration::from_secs(1);
 /// Tried again after this time when FRR was away or nobody knows what became of a command.
@@ -75,7 +77,7 @@ impl Batch {
 
     /// Appends a command; false, and nothing appended, if it does not fit.
     fn push(&mut self, role: Role, line: &str) -> bool {
-        let fits = self.bytes.len() + line.len() + 1 + LEAVE.len() + 1 <= BATCH_BYTES;
+        let fits = self.bytes.len() + line.len() + LEAVE.len() + 2 <= BATCH_BYTES;
         if fits {
             push_line(&mut self.bytes, line);
             self.roles.push(role);
@@ -84,6 +86,7 @@ impl Batch {
     }
 
     /// Leaves configuration, and pads with blanks, which FRR ignores, so that the next batch starts a read of its own.
+    /// Without the padding, an operator's `no router bgp` between two reads makes bgpd abort (8.4.4, 3 of 3).
     fn close(mut self) -> Self {
         self.bytes.extend_from_slice(LEAVE.as_bytes());
         self.bytes.resize(BATCH_BYTES - 1, b' ');
@@ -92,8 +95,6 @@ impl Batch {
         self
     }
 }
-
-const LEAVE: &str = "end";
 
 /// The batches of a plan, made one by one as they are asked for.
 ///

@@ -231,10 +231,10 @@ impl Session {
         let stream = stream.map_err(|error| FrrError::from_connect(path, error))?;
         let mut session = Self { stream, parser: ReplyParser::new(), patience, pending: 0 };
         let reply = session.ask(&Line::fixed("enable")).await?;
-        match reply.status {
-            Status::Success => Ok(session),
-            _ => Err(FrrError::Garbled(format!("`enable` was refused: {}", reply.summary()))),
+        if reply.status != Status::Success {
+            return Err(FrrError::Garbled(format!("`enable` was refused: {}", reply.summary())));
         }
+        Ok(session)
     }
 
     /// Sends one command and waits for its reply.
@@ -270,6 +270,9 @@ impl Session {
     /// # Errors
     /// When the connection ends or takes nothing for too long.
     pub async fn send(&mut self, bytes: &[u8], replies: usize) -> Result<(), FrrError> {
+        if self.pending == 0 && !self.parser.is_empty() {
+            return Err(unasked());
+        }
         self.pending += replies;
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -308,8 +311,7 @@ impl Session {
     pub fn reply_at_hand(&mut self) -> Result<Option<Reply>, FrrError> {
         let reply = self.parser.next_reply().map_err(|error| FrrError::Garbled(error.to_string()))?;
         if reply.is_some() {
-            let owed = self.pending.checked_sub(1);
-            self.pending = owed.ok_or_else(|| FrrError::Garbled("a reply to nothing".to_owned()))?;
+            self.pending = self.pending.checked_sub(1).ok_or_else(unasked)?;
         }
         Ok(reply)
     }
@@ -320,7 +322,7 @@ impl Session {
         loop {
             match self.stream.readable().await.map_err(FrrError::from).and_then(|()| self.read_at_hand()) {
                 Ok(false) => {}
-                Ok(true) => return FrrError::Garbled("bgpd spoke unasked".to_owned()),
+                Ok(true) => return unasked(),
                 Err(error) => return error,
             }
         }
@@ -343,6 +345,10 @@ impl Session {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn unasked() -> FrrError {
+    FrrError::Garbled("a reply to nothing that was asked".to_owned())
 }
 
 /// Appends a command and its terminator.

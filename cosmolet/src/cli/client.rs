@@ -1,0 +1,40 @@
+//! Asks a running daemon over HTTP.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+
+/// How long a daemon may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The largest answer that is read: ten thousand VIPs take about ten MiB.
+const LIMIT: usize = 256 << 20;
+
+/// Gets a path from a daemon.
+///
+/// # Errors
+/// Nobody listens there, it does not answer in time, or it answers with an error.
+pub(super) fn get(server: &str, path: &str) -> Result<Vec<u8>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let server = server.strip_prefix("http://").unwrap_or(server).trim_end_matches('/');
+    let asked = async { tokio::time::timeout(PATIENCE, fetch(server, path)).await };
+    runtime
+        .block_on(asked)
+        .with_context(|| format!("{server} did not answer in {PATIENCE:?}"))?
+        .with_context(|| format!("cannot ask the daemon at {server}; is it running there (http.listen, --server)?"))
+}
+
+async fn fetch(server: &str, path: &str) -> Result<Vec<u8>> {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+    let response = client.get(format!("http://{server}{path}").parse()?).await?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), LIMIT).collect().await.map_err(anyhow::Error::from_boxed)?;
+    let bytes = body.to_bytes().to_vec();
+    if !status.is_success() {
+        bail!("it answered {status}: {}", String::from_utf8_lossy(&bytes).trim());
+    }
+    Ok(bytes)
+}

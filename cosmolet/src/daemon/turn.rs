@@ -1,0 +1,346 @@
+//! The control loop: take what has happened, decide, carry one plan out at a time, tell the book.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tracing::{debug, info, warn};
+
+use crate::apply::Applier;
+use crate::book::Book;
+use crate::engine::event::{Event, SourceState};
+use crate::engine::intent::Decision;
+use crate::engine::observed::{BgpState, Owner, PeerView};
+use crate::engine::plan::{Applied, Outcome};
+use crate::engine::types::Vip;
+use crate::engine::{Engine, Transition};
+use crate::frr::FrrHandle;
+use crate::metrics::Metrics;
+
+/// Events taken in one turn at most.
+const BATCH: usize = 256;
+/// Rows written to the book in one turn at most.
+const ROWS: usize = 256;
+/// How soon the book is tried again while somebody reads it.
+const BOOK_BUSY: Duration = Duration::from_millis(5);
+
+/// What the loop tells and asks besides the plan.
+pub(super) struct Surroundings {
+    pub(super) book: Arc<Book>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) frr: Option<FrrHandle>,
+    pub(super) peers: watch::Sender<Vec<PeerView>>,
+}
+
+type Flight = Pin<Box<dyn Future<Output = (Applier, Vec<Applied>)> + Send>>;
+
+/// The loop's state.
+pub(super) struct Control {
+    engine: Engine,
+    inbox: mpsc::Receiver<Event>,
+    around: Surroundings,
+    /// At rest between plans.
+    applier: Option<Applier>,
+    /// The one plan in flight, and when the first event came that it answers.
+    flight: Option<Flight>,
+    flight_since: Instant,
+    /// The first event since the last plan was made.
+    waiting_since: Option<Instant>,
+    /// Some rows are not in the book yet.
+    behind: Behind,
+    /// The FRR connection whose adopted VIPs are being watched in the RIB.
+    watched: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Behind {
+    No,
+    More,
+    Busy,
+}
+
+impl Control {
+    pub(super) fn new(
+        engine: Engine,
+        applier: Applier,
+        inbox: mpsc::Receiver<Event>,
+        around: Surroundings,
+    ) -> Self {
+        Self {
+            engine,
+            inbox,
+            around,
+            applier: Some(applier),
+            flight: None,
+            flight_since: Instant::now(),
+            waiting_since: None,
+            behind: Behind::No,
+            watched: None,
+        }
+    }
+
+    /// Runs for ever.
+    pub(super) async fn run(&mut self) -> Infallible {
+        let mut tick = interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            self.turn(&mut tick).await;
+        }
+    }
+
+    /// Runs until nothing of ours is left on the loopback and in FRR.
+    pub(super) async fn run_until_empty(&mut self) {
+        let mut tick = interval(Duration::from_millis(100));
+        loop {
+            self.turn(&mut tick).await;
+            if self.flight.is_none() && self.inbox.is_empty() && !self.engine.wants_plan() && self.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        let ours = |owner: Owner| owner == Owner::Ours;
+        let observed = self.engine.observed();
+        let address = observed.kernel.iter().flat_map(|kernel| kernel.loopback.values()).any(|held| ours(held.owner));
+        let network = match &observed.bgp {
+            BgpState::Up(view) => view.networks.values().any(|owner| ours(*owner)),
+            BgpState::Disabled | BgpState::Down(_) => false,
+        };
+        !address && !network
+    }
+
+    async fn turn(&mut self, tick: &mut tokio::time::Interval) {
+        let timer = self.engine.next_timer().map(|at| Instant::now() + at.since(self.around.book.now()));
+        let landed = tokio::select! {
+            biased;
+            landed = land(&mut self.flight) => Some(landed),
+            event = self.inbox.recv() => {
+                // The daemon itself keeps a sender for as long as it runs.
+                if let Some(event) = event {
+                    self.handle(event);
+                }
+                None
+            }
+            _ = tick.tick() => {
+                self.handle(Event::Tick);
+                self.tell_unusable();
+                None
+            }
+            () = at(timer) => { self.handle(Event::Tick); None }
+            () = std::future::ready(()), if self.behind == Behind::More => None,
+            () = sleep(BOOK_BUSY), if self.behind == Behind::Busy => None,
+        };
+        let started = Instant::now();
+        if let Some((applier, applied)) = landed {
+            self.landed(applier, applied);
+        }
+        for _ in 1..BATCH {
+            let Ok(event) = self.inbox.try_recv() else { break };
+            self.handle(event);
+        }
+        self.depart();
+        // The first bytes leave before anybody is told.
+        if let Some(flight) = &mut self.flight
+            && let Poll::Ready((applier, applied)) = futures::poll!(flight.as_mut())
+        {
+            self.flight = None;
+            self.landed(applier, applied);
+        }
+        self.tell();
+        self.around.metrics.turn(started.elapsed().as_secs_f64());
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.note(&event);
+        self.engine.handle(event, self.around.book.now());
+        self.waiting_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Tells the world what concerns it in an event, before the engine swallows it.
+    fn note(&self, event: &Event) {
+        let book = &self.around.book;
+        match event {
+            Event::Source(state) => {
+                match state {
+                    SourceState::Stale(error) => warn!(%error, "the source of Services is stale: the last state stands"),
+                    SourceState::Syncing | SourceState::Synced => info!(state = state.as_str(), "source of Services"),
+                }
+                book.summarise(|summary| {
+                    summary.source = state.clone();
+                    summary.synced |= *state == SourceState::Synced;
+                });
+            }
+            Event::Bgp(state) => self.note_bgp(state),
+            Event::Programs(state) => book.summarise(|summary| summary.programs = state.clone()),
+            Event::Kernel(_) => book.summarise(|summary| summary.kernel_seen = true),
+            Event::Service(_)
+            | Event::ServiceGone(_)
+            | Event::Node(_)
+            | Event::Pod(..)
+            | Event::PodGone(_)
+            | Event::Traffic(_)
+            | Event::Rib(_)
+            | Event::Applied(_)
+            | Event::Tick
+            | Event::Exit => {}
+        }
+    }
+
+    fn note_bgp(&self, state: &BgpState) {
+        let told = &self.engine.observed().bgp;
+        match state {
+            BgpState::Down(fault) if *told != *state => warn!(reason = fault.as_str(), "{fault}"),
+            BgpState::Up(view) => {
+                let known = match told {
+                    BgpState::Up(old) => old.generation == view.generation && old.modes == view.modes,
+                    BgpState::Disabled | BgpState::Down(_) => false,
+                };
+                if !known {
+                    info!(asn = view.asn, ipv4 = %view.modes.v4, ipv6 = %view.modes.v6, "FRR's bgpd is up");
+                }
+                self.around.peers.send_if_modified(|peers| {
+                    let changed = *peers != view.peers;
+                    peers.clone_from(&view.peers);
+                    changed
+                });
+            }
+            BgpState::Down(_) | BgpState::Disabled => {}
+        }
+        // The networks are in the rows; ten thousand of them need no second copy.
+        let mut state = state.clone();
+        if let BgpState::Up(view) = &mut state {
+            view.networks.clear();
+        }
+        self.around.book.summarise(|summary| summary.bgp = state);
+    }
+
+    fn landed(&mut self, applier: Applier, applied: Vec<Applied>) {
+        self.applier = Some(applier);
+        for one in &applied {
+            let outcome = match &one.outcome {
+                Outcome::Done => "done",
+                Outcome::Retry(..) => "retry",
+                Outcome::GiveUp(_) => "give_up",
+            };
+            self.around.metrics.step(one.step.as_str(), outcome);
+            match &one.outcome {
+                Outcome::Done => debug!(step = one.step.as_str(), vip = %one.step.vip(), "done"),
+                Outcome::Retry(after, error) => {
+                    debug!(step = one.step.as_str(), vip = %one.step.vip(), ?after, %error, "to be tried again");
+                }
+                Outcome::GiveUp(error) => {
+                    warn!(step = one.step.as_str(), vip = %one.step.vip(), %error, "given up for a while");
+                }
+            }
+        }
+        self.around.metrics.reaction(self.flight_since.elapsed().as_secs_f64());
+        self.engine.handle(Event::Applied(applied), self.around.book.now());
+    }
+
+    /// Starts the next plan, unless one is in flight or there is nothing to do.
+    fn depart(&mut self) {
+        if self.flight.is_none() {
+            let plan = self.engine.plan(self.around.book.now());
+            let since = self.waiting_since.take();
+            if !plan.is_empty()
+                && let Some(mut applier) = self.applier.take()
+            {
+                self.flight_since = since.unwrap_or_else(Instant::now);
+                self.flight = Some(Box::pin(async move {
+                    let applied = applier.apply(plan).await;
+                    (applier, applied)
+                }));
+            }
+        }
+        for transition in self.engine.take_transitions() {
+            self.announce(transition);
+        }
+        self.watch_adopted();
+    }
+
+    fn announce(&self, transition: Transition) {
+        let vip = transition.vip;
+        let row = self.engine.vip_status(vip);
+        let services: Vec<String> =
+            row.iter().flat_map(|row| &row.services).map(|claim| claim.service.to_string()).collect();
+        let services = services.join(",");
+        match transition.to {
+            Decision::Advertise => {
+                info!(%vip, services, "advertise");
+                self.around.metrics.transition("advertise", "");
+            }
+            Decision::Withdraw(reason) => {
+                info!(%vip, services, %reason, "withdraw: {}", reason.explain());
+                self.around.metrics.transition("withdraw", reason.as_str());
+            }
+        }
+        self.around.book.remember(transition);
+    }
+
+    /// After FRR has come (back), follows in its RIB what is advertised already and needs no step.
+    fn watch_adopted(&mut self) {
+        let (Some(frr), BgpState::Up(view)) = (&self.around.frr, &self.engine.observed().bgp) else { return };
+        if self.watched != Some(view.generation) && self.engine.is_synced() {
+            self.watched = Some(view.generation);
+            let advertised: Vec<Vip> =
+                self.engine.intent().filter(|(_, decision)| *decision == Decision::Advertise).map(|(vip, _)| vip).collect();
+            frr.watch_rib(advertised, true);
+        }
+    }
+
+    fn tell(&mut self) {
+        let now = self.around.book.now();
+        let services = self.engine.service_count();
+        self.around.book.summarise(|summary| {
+            summary.turned_at = now;
+            summary.services = services;
+        });
+        let Self { engine, around, .. } = self;
+        if !engine.has_changed() {
+            self.behind = Behind::No;
+            return;
+        }
+        let mut rows = 0;
+        let written = around.book.try_write(|| {
+            let changed = engine.take_changed(ROWS);
+            rows = changed.len();
+            changed.into_iter().map(|vip| (vip, engine.vip_status(vip))).collect()
+        });
+        self.behind = match (written, rows == ROWS) {
+            (false, _) => Behind::Busy,
+            (true, true) => Behind::More,
+            (true, false) => Behind::No,
+        };
+    }
+
+    /// Once a tick: the addresses that are no addresses.
+    fn tell_unusable(&self) {
+        let unusable = self.engine.unusable_addresses();
+        let unusable = unusable.map(|(key, text, reason)| (key.clone(), text.to_owned(), reason)).collect();
+        self.around.book.summarise(|summary| summary.unusable = unusable);
+    }
+}
+
+async fn land(flight: &mut Option<Flight>) -> (Applier, Vec<Applied>) {
+    match flight {
+        Some(running) => {
+            let landed = running.await;
+            *flight = None;
+            landed
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(timer: Option<Instant>) {
+    match timer {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

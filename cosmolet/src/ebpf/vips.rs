@@ -1,0 +1,241 @@
+//! Which ports are counted, and under which slot.
+//!
+//! A slot rests for a second after its key is gone, so that no program can still hold it, and is set to zero before
+//! it serves another port: counts never move from one port to the next.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use aya::maps::{Array, HashMap, MapData, MapError};
+use cosmolet_common::VipPortKey;
+use cosmolet_common::counters::Counters as Values;
+
+use super::Error;
+use super::counters::Counters;
+use crate::engine::event::{TrafficCounts, TrafficSample};
+use crate::engine::types::{Port, Vip};
+
+/// Far longer than a program runs.
+const REST: Duration = Duration::from_secs(1);
+
+/// What was counted apart from a VIP's ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Apart {
+    /// Fragments after the first, in either direction.
+    pub fragments: u64,
+    /// Packets that end before their ports, in either direction.
+    pub truncated: u64,
+}
+
+pub(super) struct Vips {
+    keys: HashMap<MapData, VipPortKey, u32>,
+    filter: Filter,
+    capacity: u32,
+    slots: Vec<Slot>,
+    /// The slots by what they count.
+    vips: BTreeMap<Vip, BTreeMap<Option<Port>, u32>>,
+    free: BTreeSet<u32>,
+    resting: VecDeque<(Instant, u32)>,
+}
+
+/// A slot that was used once.
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    /// What it counts; no port stands for the whole VIP.
+    owner: Option<(Vip, Option<Port>)>,
+    /// What it held at the last reading; it was zero when its owner got it.
+    last: Values,
+}
+
+impl Vips {
+    pub(super) fn new(
+        keys: HashMap<MapData, VipPortKey, u32>,
+        filter: Array<MapData, u32>,
+        capacity: u32,
+    ) -> Self {
+        let (slots, vips, free, resting) = Default::default();
+        Self { keys, filter: Filter { map: filter, users: BTreeMap::new() }, capacity, slots, vips, free, resting }
+    }
+
+    pub(super) fn track(&mut self, counters: &mut Counters, vip: Vip, ports: &[Port]) -> Result<(), Error> {
+        self.reclaim(counters, Instant::now())?;
+        let wanted: BTreeSet<_> = ports.iter().copied().map(Some).chain([None]).collect();
+        let had: BTreeSet<_> = self.vips.get(&vip).map(|had| had.keys().copied().collect()).unwrap_or_default();
+        let new = wanted.difference(&had).count();
+        let free = self.free.len() + self.capacity as usize - self.slots.len();
+        if new > free {
+            return Err(Error::Full { wanted: new, free, capacity: self.capacity });
+        }
+        for port in had.difference(&wanted) {
+            self.remove(vip, *port)?;
+        }
+        for port in wanted.difference(&had) {
+            self.add(vip, *port)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn untrack(&mut self, vip: Vip) -> Result<(), Error> {
+        let had: Vec<_> = self.vips.get(&vip).map(|had| had.keys().copied().collect()).unwrap_or_default();
+        for port in had {
+            self.remove(vip, port)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn tracked(&self) -> BTreeMap<Vip, Vec<Port>> {
+        self.vips.iter().map(|(vip, ports)| (*vip, ports.keys().copied().flatten().collect())).collect()
+    }
+
+    pub(super) fn sample(&mut self, counters: &mut Counters, span: Duration) -> Result<Vec<TrafficSample>, Error> {
+        self.reclaim(counters, Instant::now())?;
+        let mut samples = Vec::new();
+        let count = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        counters.read(count, |slot, now| {
+            let Some(slot) = self.slots.get_mut(slot as usize) else { return };
+            if slot.last == now {
+                return;
+            }
+            let since = now.since(&slot.last);
+            slot.last = now;
+            if let Some((vip, Some(port))) = slot.owner {
+                samples.push(TrafficSample { vip, port, span, counts: counts(&since) });
+            }
+        })?;
+        Ok(samples)
+    }
+
+    pub(super) fn sum(&self, vip: Vip, port: Port) -> Option<TrafficCounts> {
+        let slot = *self.vips.get(&vip)?.get(&Some(port))?;
+        self.slots.get(slot as usize).map(|slot| counts(&slot.last))
+    }
+
+    pub(super) fn sums(&self) -> impl Iterator<Item = (Vip, Port, TrafficCounts)> {
+        self.slots.iter().filter_map(|slot| match slot.owner {
+            Some((vip, Some(port))) => Some((vip, port, counts(&slot.last))),
+            Some((_, None)) | None => None,
+        })
+    }
+
+    pub(super) fn apart(&self) -> impl Iterator<Item = (Vip, Apart)> {
+        self.slots.iter().filter_map(|slot| match slot.owner {
+            Some((vip, None)) => {
+                Some((vip, Apart { fragments: slot.last.fragments, truncated: slot.last.truncated }))
+            }
+            Some((_, Some(_))) | None => None,
+        })
+    }
+
+    fn add(&mut self, vip: Vip, port: Option<Port>) -> Result<(), Error> {
+        let key = key(vip, port);
+        let slot = match self.free.pop_first() {
+            Some(slot) => slot,
+            None => {
+                self.slots.push(Slot::default());
+                u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
+        // The filter first: a key that it does not show is not found.
+        if let Err(error) = self.filter.add(&key).and_then(|()| self.keys.insert(key, slot, 0)) {
+            self.free.insert(slot);
+            return Err(error.into());
+        }
+        if let Some(used) = self.slots.get_mut(slot as usize) {
+            *used = Slot { owner: Some((vip, port)), last: Values::default() };
+        }
+        self.vips.entry(vip).or_default().insert(port, slot);
+        Ok(())
+    }
+
+    fn remove(&mut self, vip: Vip, port: Option<Port>) -> Result<(), Error> {
+        let Some(ports) = self.vips.get_mut(&vip) else { return Ok(()) };
+        let Some(slot) = ports.get(&port).copied() else { return Ok(()) };
+        let key = key(vip, port);
+        match self.keys.remove(&key) {
+            Ok(()) | Err(MapError::KeyNotFound) => {}
+            Err(error) => return Err(error.into()),
+        }
+        ports.remove(&port);
+        if ports.is_empty() {
+            self.vips.remove(&vip);
+        }
+        if let Some(used) = self.slots.get_mut(slot as usize) {
+            used.owner = None;
+        }
+        self.resting.push_back((Instant::now(), slot));
+        Ok(self.filter.remove(&key)?)
+    }
+
+    /// Frees the slots that have rested long enough.
+    fn reclaim(&mut self, counters: &mut Counters, now: Instant) -> Result<(), Error> {
+        while let Some((since, slot)) = self.resting.front().copied() {
+            if now.saturating_duration_since(since) < REST {
+                break;
+            }
+            counters.clear(slot)?;
+            self.resting.pop_front();
+            self.free.insert(slot);
+            if let Some(cleared) = self.slots.get_mut(slot as usize) {
+                *cleared = Slot::default();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The filter's bits, and how many keys use each.
+struct Filter {
+    map: Array<MapData, u32>,
+    /// By word and bit.
+    users: BTreeMap<(u32, u32), u32>,
+}
+
+impl Filter {
+    fn add(&mut self, key: &VipPortKey) -> Result<(), MapError> {
+        let (word, bit) = key.filter_bit();
+        *self.users.entry((word, bit)).or_default() += 1;
+        self.write(word)
+    }
+
+    fn remove(&mut self, key: &VipPortKey) -> Result<(), MapError> {
+        let (word, bit) = key.filter_bit();
+        if let Some(users) = self.users.get_mut(&(word, bit)) {
+            *users -= 1;
+            if *users == 0 {
+                self.users.remove(&(word, bit));
+            }
+        }
+        self.write(word)
+    }
+
+    fn write(&mut self, word: u32) -> Result<(), MapError> {
+        let bits = self.users.range((word, 0)..=(word, u32::MAX)).fold(0, |bits, ((_, bit), _)| bits | bit);
+        self.map.set(word, bits, 0)
+    }
+}
+
+const fn key(vip: Vip, port: Option<Port>) -> VipPortKey {
+    let address = VipPortKey::words(vip.address());
+    match port {
+        Some(port) => VipPortKey::new(address, port.protocol.number(), port.number),
+        None => VipPortKey::whole(address),
+    }
+}
+
+const fn counts(values: &Values) -> TrafficCounts {
+    TrafficCounts {
+        packets_in: values.packets_in,
+        bytes_in: values.bytes_in,
+        packets_out: values.packets_out,
+        bytes_out: values.bytes_out,
+        syn: values.syn,
+        syn_ack: values.syn_ack,
+        syn_ack_host: values.syn_ack_host,
+        completed: values.completed,
+        fin: values.fin,
+        rst_client: values.rst_client,
+        rst_backend: values.rst_backend,
+        rst_host: values.rst_host,
+        unreachable_host: values.unreachable_host,
+    }
+}

@@ -1,0 +1,107 @@
+//! What the daemon tells over HTTP: whether it lives, whether it is ready, metrics and status. Read-only.
+//!
+//! Owns the listener and the routes. Never asks the control loop for anything: it reads the book.
+
+pub mod status;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use crate::book::Book;
+use crate::engine::observed::BgpState;
+use crate::metrics::Metrics;
+use status::Status;
+
+/// A control loop that has not turned for so long hangs: it turns at least once a second.
+const HANGS_AFTER: Duration = Duration::from_secs(10);
+/// The content type of the OpenMetrics text format.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Clone)]
+struct Shared {
+    book: Arc<Book>,
+    metrics: Arc<Metrics>,
+}
+
+/// Takes the listener's address.
+///
+/// # Errors
+/// The address is in use, not ours or not permitted; named together with the key.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("http.listen: {address}"))
+}
+
+/// Serves until the process ends.
+///
+/// # Errors
+/// The listener fails.
+pub async fn serve(listener: TcpListener, book: Arc<Book>, metrics: Arc<Metrics>) -> Result<()> {
+    let router = Router::new()
+        .route("/", get(index))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(encode))
+        .route("/api/v1/status", get(whole_status))
+        .with_state(Shared { book, metrics });
+    axum::serve(listener, router).await.context("the HTTP listener")
+}
+
+async fn index() -> &'static str {
+    "cosmolet\n\n/livez           the control loop turns\n/readyz          VIPs are decided and FRR answers\n\
+     /metrics         OpenMetrics\n/api/v1/status   everything, as JSON\n"
+}
+
+async fn livez(State(shared): State<Shared>) -> Response {
+    let idle = shared.book.now().since(shared.book.summary().turned_at);
+    if idle < HANGS_AFTER {
+        (StatusCode::OK, "ok\n").into_response()
+    } else {
+        (StatusCode::INTERNAL_SERVER_ERROR, format!("the control loop has not turned for {idle:?}\n")).into_response()
+    }
+}
+
+async fn readyz(State(shared): State<Shared>) -> Response {
+    let summary = shared.book.summary();
+    let mut missing = Vec::new();
+    if !summary.synced {
+        missing.push(format!("the source of Services ({}) has not delivered everything yet", summary.source_kind));
+    }
+    if !summary.kernel_seen {
+        missing.push("the kernel's addresses have not been read yet".to_owned());
+    }
+    if let BgpState::Down(fault) = &summary.bgp {
+        missing.push(fault.to_string());
+    }
+    if missing.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned()).into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n").into_response()
+    }
+}
+
+async fn encode(State(shared): State<Shared>) -> Response {
+    // A scrape of ten thousand VIPs takes a while: it must not hold up the tasks of this thread.
+    let encoded = tokio::task::spawn_blocking(move || shared.metrics.encode()).await;
+    match encoded {
+        Ok(Ok(text)) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn whole_status(State(shared): State<Shared>) -> Response {
+    match tokio::task::spawn_blocking(move || serde_json::to_vec(&Status::of(&shared.book))).await {
+        Ok(Ok(json)) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}

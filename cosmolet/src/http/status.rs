@@ -1,0 +1,384 @@
+//! The status as JSON: the same words as in logs and metrics.
+
+use std::time::UNIX_EPOCH;
+
+use serde::{Deserialize, Serialize};
+
+use crate::book::{Book, PortTraffic, Row, Summary};
+use crate::engine::event::TrafficCounts;
+use crate::engine::intent::Decision;
+use crate::engine::observed::{BgpState, Owner, ProgramsState};
+use crate::engine::status::{ClaimStatus, VipStatus};
+use crate::engine::types::{Port, Timestamp, Vip};
+use crate::engine::{Transition, event::SourceState};
+
+/// The answer of `/api/v1/status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// The node's name.
+    pub node: String,
+    /// How long the daemon has run.
+    pub uptime_seconds: f64,
+    /// The source of Services.
+    pub source: SourceStatus,
+    /// FRR.
+    pub bgp: BgpStatus,
+    /// The data plane.
+    pub traffic: TrafficStatus,
+    /// Services selected.
+    pub services: usize,
+    /// One row for each VIP.
+    pub vips: Vec<VipRow>,
+    /// Addresses of Services that are no IP address.
+    pub unusable_addresses: Vec<UnusableAddress>,
+    /// Files of the manifests directory that cannot be used.
+    pub manifest_problems: Vec<ManifestProblem>,
+    /// The last decisions, the newest last.
+    pub transitions: Vec<TransitionRow>,
+}
+
+/// The source of Services.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// `kubernetes` or `manifests`.
+    pub kind: String,
+    /// `syncing`, `synced` or `stale`.
+    pub state: String,
+    /// Why it is stale.
+    pub error: Option<String>,
+}
+
+/// FRR.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BgpStatus {
+    /// `up`, `down` or `disabled`.
+    pub state: String,
+    /// Why it is down, in a word.
+    pub reason: Option<String>,
+    /// Why it is down, in a sentence.
+    pub error: Option<String>,
+    /// The local AS number.
+    pub asn: Option<u32>,
+    /// `connected` or `dynamic`.
+    pub ipv4_mode: Option<String>,
+    /// `connected` or `dynamic`.
+    pub ipv6_mode: Option<String>,
+    /// The peers.
+    pub peers: Vec<PeerRow>,
+}
+
+/// A BGP peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerRow {
+    /// As FRR names it.
+    pub name: String,
+    /// The session is Established.
+    pub established: bool,
+}
+
+/// The data plane.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrafficStatus {
+    /// `off`, `observe` or `enforce`.
+    pub mode: String,
+    /// The interfaces whose traffic is counted.
+    pub interfaces: Vec<String>,
+    /// Why no traffic is counted: the control plane decides alone.
+    pub control_plane_alone: Option<String>,
+}
+
+/// One VIP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VipRow {
+    /// The address.
+    pub vip: String,
+    /// `ipv4` or `ipv6`.
+    pub family: String,
+    /// `undecided`, `pending`, `advertised`, `withdrawing`, `withdrawn` or `refused`.
+    pub state: String,
+    /// Why it is not advertised, in a word.
+    pub reason: Option<String>,
+    /// Why it is not advertised, in a sentence.
+    pub explanation: Option<String>,
+    /// Since when.
+    pub since_seconds: f64,
+    /// `connected` or `dynamic`.
+    pub mode: Option<String>,
+    /// Whose address is on the loopback: `ours` or `foreign`.
+    pub loopback: Option<String>,
+    /// The rest of the address's lease.
+    pub lease_left_seconds: Option<f64>,
+    /// Whose `network` statement FRR has: `ours` or `foreign`.
+    pub network: Option<String>,
+    /// What FRR's RIB holds.
+    pub rib: Option<RibRow>,
+    /// The last error of a step, until one succeeds.
+    pub last_error: Option<String>,
+    /// The Services that claim it.
+    pub services: Vec<ServiceRow>,
+    /// What was counted, by declared port.
+    pub traffic: Vec<PortRow>,
+}
+
+/// What FRR's RIB holds for a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RibRow {
+    /// A valid path of this node is there.
+    pub valid: bool,
+    /// It is the best one.
+    pub best: bool,
+    /// Peers that it is advertised to.
+    pub advertised_to: u32,
+}
+
+/// A Service that claims a VIP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceRow {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// `LoadBalancer`, `ClusterIP` or `ExternalIP`.
+    pub kind: String,
+    /// `unknown`, `up`, `suspect`, `down` or `trial`.
+    pub health: String,
+    /// How often in a row its traffic has convicted it.
+    pub ejections: u32,
+}
+
+/// What was counted for one port since the daemon's start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Packets to clients.
+    pub packets_out: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
+    /// SYN from clients.
+    pub syn: u64,
+    /// SYN-ACK by backends.
+    pub syn_ack: u64,
+    /// SYN-ACK by this host's own stack.
+    pub syn_ack_host: u64,
+    /// Handshakes completed.
+    pub handshakes: u64,
+    /// FIN in either direction.
+    pub fin: u64,
+    /// RST by clients.
+    pub rst_client: u64,
+    /// RST by backends.
+    pub rst_backend: u64,
+    /// RST by this host's own stack.
+    pub rst_host: u64,
+    /// ICMP unreachable by this host.
+    pub unreachable_host: u64,
+}
+
+/// One declared port.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PortRow {
+    /// The port, as `80/tcp`.
+    pub port: String,
+    /// Sums since the daemon's start.
+    pub total: Counts,
+    /// How long ago the last packet was counted.
+    pub last_seen_seconds: f64,
+}
+
+/// An address of a Service that is no IP address.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UnusableAddress {
+    /// The Service.
+    pub service: String,
+    /// The address as the object has it.
+    pub address: String,
+    /// Why, in a word.
+    pub reason: String,
+}
+
+/// A file of the manifests directory that cannot be used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ManifestProblem {
+    /// The file's name.
+    pub file: String,
+    /// What is wrong, with the line where it is known.
+    pub problem: String,
+}
+
+/// A decision that changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TransitionRow {
+    /// Seconds since 1970.
+    pub at: f64,
+    /// The VIP.
+    pub vip: String,
+    /// `advertise` or `withdraw`.
+    pub to: String,
+    /// Why it was withdrawn.
+    pub reason: Option<String>,
+}
+
+impl Status {
+    /// Reads the book.
+    #[must_use]
+    pub fn of(book: &Book) -> Self {
+        let now = book.now();
+        let summary = book.summary();
+        let vips = book.rows().iter().filter_map(|(vip, row)| vip_row(*vip, row, now)).collect();
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: seconds(now.since_start()),
+            source: source(&summary),
+            bgp: bgp(&summary.bgp),
+            traffic: traffic(&summary),
+            services: summary.services,
+            vips,
+            unusable_addresses: summary
+                .unusable
+                .iter()
+                .map(|(key, text, reason)| UnusableAddress {
+                    service: key.to_string(),
+                    address: text.clone(),
+                    reason: reason.to_string(),
+                })
+                .collect(),
+            manifest_problems: summary
+                .problems
+                .iter()
+                .map(|(file, problem)| ManifestProblem { file: file.clone(), problem: problem.clone() })
+                .collect(),
+            transitions: summary.transitions.iter().map(|transition| transition_row(book, transition)).collect(),
+            node: summary.node,
+        }
+    }
+}
+
+/// Milliseconds are enough for a person and keep the JSON short.
+fn seconds(duration: std::time::Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+fn source(summary: &Summary) -> SourceStatus {
+    let error = match &summary.source {
+        SourceState::Stale(error) => Some(error.clone()),
+        SourceState::Syncing | SourceState::Synced => None,
+    };
+    SourceStatus { kind: summary.source_kind.to_owned(), state: summary.source.as_str().to_owned(), error }
+}
+
+fn bgp(state: &BgpState) -> BgpStatus {
+    let mut status = BgpStatus {
+        state: "disabled".to_owned(),
+        reason: None,
+        error: None,
+        asn: None,
+        ipv4_mode: None,
+        ipv6_mode: None,
+        peers: Vec::new(),
+    };
+    match state {
+        BgpState::Disabled => {}
+        BgpState::Down(fault) => {
+            status.state = "down".to_owned();
+            status.reason = Some(fault.as_str().to_owned());
+            status.error = Some(fault.to_string());
+        }
+        BgpState::Up(view) => {
+            status.state = "up".to_owned();
+            status.asn = Some(view.asn);
+            status.ipv4_mode = Some(view.modes.v4.to_string());
+            status.ipv6_mode = Some(view.modes.v6.to_string());
+            let row = |peer: &crate::engine::observed::PeerView| PeerRow {
+                name: peer.name.clone(),
+                established: peer.established,
+            };
+            status.peers = view.peers.iter().map(row).collect();
+        }
+    }
+    status
+}
+
+fn traffic(summary: &Summary) -> TrafficStatus {
+    let (interfaces, control_plane_alone) = match &summary.programs {
+        ProgramsState::Running(interfaces) => (interfaces.clone(), None),
+        ProgramsState::Off(reason) => (Vec::new(), Some(reason.clone())),
+    };
+    TrafficStatus { mode: summary.traffic_mode.as_str().to_owned(), interfaces, control_plane_alone }
+}
+
+fn owner(owner: Owner) -> String {
+    match owner {
+        Owner::Ours => "ours".to_owned(),
+        Owner::Foreign => "foreign".to_owned(),
+    }
+}
+
+fn vip_row(vip: Vip, row: &Row, now: Timestamp) -> Option<VipRow> {
+    let status: &VipStatus = row.status.as_ref()?;
+    Some(VipRow {
+        vip: vip.to_string(),
+        family: vip.family().to_string(),
+        state: status.state.as_str().to_owned(),
+        reason: status.reason.map(|reason| reason.to_string()),
+        explanation: status.reason.map(|reason| reason.explain().to_owned()),
+        since_seconds: seconds(now.since(status.since)),
+        mode: status.mode.map(|mode| mode.to_string()),
+        loopback: status.loopback.map(owner),
+        lease_left_seconds: status.lease_until.map(|until| seconds(until.since(now))),
+        network: status.network.map(owner),
+        rib: status.rib.map(|rib| RibRow { valid: rib.valid, best: rib.best, advertised_to: rib.advertised_to }),
+        last_error: status.last_error.clone(),
+        services: status.services.iter().map(service_row).collect(),
+        traffic: row.traffic.iter().map(|(port, traffic)| port_row(*port, traffic, now)).collect(),
+    })
+}
+
+fn service_row(claim: &ClaimStatus) -> ServiceRow {
+    ServiceRow {
+        namespace: claim.service.namespace.to_string(),
+        name: claim.service.name.to_string(),
+        kind: claim.kind.as_str().to_owned(),
+        health: claim.health.as_str().to_owned(),
+        ejections: claim.ejections,
+    }
+}
+
+fn port_row(port: Port, traffic: &PortTraffic, now: Timestamp) -> PortRow {
+    PortRow {
+        port: port.to_string(),
+        total: counts(&traffic.total),
+        last_seen_seconds: seconds(now.since(traffic.at)),
+    }
+}
+
+const fn counts(counts: &TrafficCounts) -> Counts {
+    Counts {
+        packets_in: counts.packets_in,
+        bytes_in: counts.bytes_in,
+        packets_out: counts.packets_out,
+        bytes_out: counts.bytes_out,
+        syn: counts.syn,
+        syn_ack: counts.syn_ack,
+        syn_ack_host: counts.syn_ack_host,
+        handshakes: counts.completed,
+        fin: counts.fin,
+        rst_client: counts.rst_client,
+        rst_backend: counts.rst_backend,
+        rst_host: counts.rst_host,
+        unreachable_host: counts.unreachable_host,
+    }
+}
+
+fn transition_row(book: &Book, transition: &Transition) -> TransitionRow {
+    let at = book.time_of_day(transition.at).duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (to, reason) = match transition.to {
+        Decision::Advertise => ("advertise", None),
+        Decision::Withdraw(reason) => ("withdraw", Some(reason.to_string())),
+    };
+    TransitionRow { at: seconds(at), vip: transition.vip.to_string(), to: to.to_owned(), reason }
+}

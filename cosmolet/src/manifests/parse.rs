@@ -1,0 +1,304 @@
+//! One file's bytes to objects. Pure.
+//!
+//! Bad input is refused before it costs memory: a file past [`MAX_FILE`], a YAML document past [`MAX_DOCUMENT`] (the
+//! parser holds the events of a whole document; Kubernetes itself takes no object past 1.5 MiB), more than
+//! [`MAX_OBJECTS`] objects. Depth and aliases are limited by the parsers.
+
+use std::fmt;
+
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde::Deserialize;
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
+
+use crate::kubernetes::project::objects::Project;
+use crate::kubernetes::project::{Kind, Object, Selection};
+
+/// The longest file that is read, in bytes.
+pub const MAX_FILE: u64 = 16 << 20;
+/// The longest YAML document, in bytes. A JSON file may hold a List as long as a file.
+pub const MAX_DOCUMENT: usize = 2 << 20;
+/// The most objects that a file may hold.
+pub const MAX_OBJECTS: usize = 50_000;
+
+/// Why a file cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// The line, counted from 1, where it is known.
+    pub(super) line: Option<usize>,
+    /// What is wrong.
+    pub(super) reason: String,
+}
+
+/// How a file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Yaml,
+    Json,
+}
+
+/// Reads all objects of a file. Kinds that do not matter here are passed over.
+pub(super) fn parse(bytes: &[u8], format: Format, selection: &Selection) -> Result<Vec<Object>, Refusal> {
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let line = lines(&bytes[..error.valid_up_to()]);
+        Refusal { line: Some(line), reason: "not UTF-8".to_owned() }
+    })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut objects = Vec::new();
+    match format {
+        Format::Json => Document::Json(text).read(selection, &mut objects)?,
+        Format::Yaml => {
+            for (first_line, document) in documents(text) {
+                Document::Yaml(document).read(selection, &mut objects).map_err(|mut refusal| {
+                    refusal.line = Some(refusal.line.unwrap_or(1) + first_line);
+                    refusal
+                })?;
+            }
+        }
+    }
+    Ok(objects)
+}
+
+/// The YAML documents that hold anything, each with the number of lines before it. A line that begins with `---` or
+/// `...` ends a document wherever it stands, even inside a scalar (YAML 1.2, 9.1.2), so no parser is needed for it.
+fn documents(text: &str) -> Vec<(usize, &str)> {
+    let mut found = Vec::new();
+    let (mut start, mut start_line, mut at, mut empty) = (0, 0, 0, true);
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        if is_marker(line, "---") || is_marker(line, "...") {
+            if !empty {
+                found.push((start_line, &text[start..at]));
+            }
+            // `...` alone has no content; `---` may have some on its line.
+            let skipped = if line.starts_with("...") { line.len() } else { 3 };
+            (start, start_line, empty) = (at + skipped, number + usize::from(line.starts_with("...")), true);
+        }
+        empty &= is_empty(&text[start.max(at)..at + line.len()]);
+        at += line.len();
+    }
+    if !empty {
+        found.push((start_line, &text[start..]));
+    }
+    found
+}
+
+fn is_marker(line: &str, marker: &str) -> bool {
+    line.strip_prefix(marker).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+}
+
+fn is_empty(line: &str) -> bool {
+    let line = line.trim();
+    line.is_empty() || line.starts_with('#') || line.starts_with("%YAML") || line.starts_with("%TAG")
+}
+
+/// A document's kind; the rest is passed over.
+#[derive(Deserialize)]
+struct Head {
+    #[serde(rename = "apiVersion")]
+    api_version: Option<String>,
+    kind: Option<String>,
+}
+
+/// What a document is about.
+enum Content {
+    One(Kind),
+    /// Of any kinds, or of one that the items do not repeat.
+    List(Option<Kind>),
+    Other,
+}
+
+impl Head {
+    fn content(&self) -> Result<Content, String> {
+        let Some(kind) = self.kind.as_deref() else { return Err("no `kind`".to_owned()) };
+        let version = self.api_version.as_deref().unwrap_or_default();
+        let fits = |of: Kind| version == api_version(of);
+        if kind == "List" && version == "v1" {
+            return Ok(Content::List(None));
+        }
+        for of in Kind::ALL {
+            if kind == of.as_str() && fits(of) {
+                return Ok(Content::One(of));
+            }
+            if kind.strip_suffix("List") == Some(of.as_str()) && fits(of) {
+                return Ok(Content::List(Some(of)));
+            }
+            if kind == of.as_str() && version.is_empty() {
+                return Err(format!("a {kind} without `apiVersion: {}`", api_version(of)));
+            }
+        }
+        Ok(Content::Other)
+    }
+}
+
+const fn api_version(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Service | Kind::Node | Kind::Pod => "v1",
+        Kind::EndpointSlice => "discovery.k8s.io/v1",
+    }
+}
+
+/// The text of one document.
+#[derive(Clone, Copy)]
+enum Document<'a> {
+    Yaml(&'a str),
+    Json(&'a str),
+}
+
+impl Document<'_> {
+    fn read(self, selection: &Selection, objects: &mut Vec<Object>) -> Result<(), Refusal> {
+        if let Self::Yaml(text) = self
+            && text.len() > MAX_DOCUMENT
+        {
+            return Err(refusal(format!("a YAML document of {} bytes; at most {MAX_DOCUMENT} are read", text.len())));
+        }
+        match self.decode::<Head>()?.content().map_err(refusal)? {
+            Content::One(Kind::Service) => add(&self.decode::<Service>()?, selection, objects).map_err(refusal),
+            Content::One(Kind::EndpointSlice) => {
+                add(&self.decode::<EndpointSlice>()?, selection, objects).map_err(refusal)
+            }
+            Content::One(Kind::Node) => add(&self.decode::<Node>()?, selection, objects).map_err(refusal),
+            Content::One(Kind::Pod) => add(&self.decode::<Pod>()?, selection, objects).map_err(refusal),
+            Content::List(kind) => self.decode_list(Items { kind, selection, objects }),
+            Content::Other => Ok(()),
+        }
+    }
+
+    fn decode<T: DeserializeOwned>(self) -> Result<T, Refusal> {
+        match self {
+            Self::Yaml(text) => serde_path_to_error::deserialize(serde_yaml_ng::Deserializer::from_str(text))
+                .map_err(|error| yaml_refusal(error.inner())),
+            Self::Json(text) => {
+                let mut deserializer = serde_json::Deserializer::from_str(text);
+                let value =
+                    serde_path_to_error::deserialize(&mut deserializer).map_err(|error| json_refusal(error.inner()))?;
+                deserializer.end().map_err(|error| json_refusal(&error))?;
+                Ok(value)
+            }
+        }
+    }
+
+    fn decode_list(self, items: Items<'_>) -> Result<(), Refusal> {
+        match self {
+            Self::Yaml(text) => {
+                serde_yaml_ng::Deserializer::from_str(text).deserialize_map(items).map_err(|error| yaml_refusal(&error))
+            }
+            Self::Json(text) => {
+                serde_json::Deserializer::from_str(text).deserialize_map(items).map_err(|error| json_refusal(&error))
+            }
+        }
+    }
+}
+
+/// Takes the items of a List one by one, so that a long one is never held decoded.
+struct Items<'a> {
+    kind: Option<Kind>,
+    selection: &'a Selection,
+    objects: &'a mut Vec<Object>,
+}
+
+impl Items<'_> {
+    fn take(&mut self, item: serde_json::Value) -> Result<(), String> {
+        let content = match self.kind {
+            Some(kind) => Content::One(kind),
+            None => Head::deserialize(&item).map_err(|error| error.to_string())?.content()?,
+        };
+        match content {
+            Content::One(Kind::Service) => self.add::<Service>(item),
+            Content::One(Kind::EndpointSlice) => self.add::<EndpointSlice>(item),
+            Content::One(Kind::Node) => self.add::<Node>(item),
+            Content::One(Kind::Pod) => self.add::<Pod>(item),
+            Content::List(_) => Err("a List within a List".to_owned()),
+            Content::Other => Ok(()),
+        }
+    }
+
+    fn add<K: Project + DeserializeOwned>(&mut self, item: serde_json::Value) -> Result<(), String> {
+        let object: K = serde_path_to_error::deserialize(item).map_err(|error| error.to_string())?;
+        add(&object, self.selection, self.objects)
+    }
+}
+
+impl<'de> Visitor<'de> for Items<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a List with `items`")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            if key == "items" {
+                map.next_value_seed(ItemSequence(&mut self))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct ItemSequence<'a, 'b>(&'a mut Items<'b>);
+
+impl<'de> DeserializeSeed<'de> for ItemSequence<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ItemSequence<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of objects")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let mut index = 0_usize;
+        while let Some(item) = items.next_element::<serde_json::Value>()? {
+            self.0.take(item).map_err(|reason| A::Error::custom(format_args!("items[{index}]: {reason}")))?;
+            index += 1;
+        }
+        Ok(())
+    }
+}
+
+fn add<K: Project>(object: &K, selection: &Selection, objects: &mut Vec<Object>) -> Result<(), String> {
+    if object.meta().name.as_deref().unwrap_or_default().is_empty() {
+        return Err(format!("a {} without `metadata.name`", K::KIND.as_str()));
+    }
+    if objects.len() == MAX_OBJECTS {
+        return Err(format!("more than {MAX_OBJECTS} objects"));
+    }
+    objects.push(object.project(selection));
+    Ok(())
+}
+
+fn refusal(reason: impl Into<String>) -> Refusal {
+    Refusal { line: None, reason: reason.into() }
+}
+
+fn yaml_refusal(error: &serde_yaml_ng::Error) -> Refusal {
+    Refusal { line: error.location().map(|location| location.line()), reason: printable(&error.to_string()) }
+}
+
+fn json_refusal(error: &serde_json::Error) -> Refusal {
+    Refusal { line: Some(error.line()).filter(|line| *line > 0), reason: printable(&error.to_string()) }
+}
+
+/// Fit for a log line: input may stand in an error's text.
+fn printable(text: &str) -> String {
+    text.chars().take(300).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// The number of the line that follows these bytes.
+fn lines(before: &[u8]) -> usize {
+    before.iter().filter(|byte| **byte == b'\n').count() + 1
+}

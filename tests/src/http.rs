@@ -1,0 +1,37 @@
+//! One HTTP request into a namespace, for a daemon's own pages.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::netns::Netns;
+
+const MAX_REPLY: u64 = 64 << 20;
+
+/// A reply: status and body.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// Such as 200.
+    pub status: u16,
+    /// The text.
+    pub body: String,
+}
+
+/// `GET path` from inside `netns`, over HTTP/1.0 so that the reply ends with the connection.
+pub fn get(netns: &Netns, address: SocketAddr, path: &str, limit: Duration) -> Result<Reply> {
+    netns.run(|| request(address, path, limit))?.with_context(|| format!("GET http://{address}{path}"))
+}
+
+fn request(address: SocketAddr, path: &str, limit: Duration) -> Result<Reply> {
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    let mut text = String::new();
+    stream.take(MAX_REPLY).read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").context("no end of the header")?;
+    let status = head.split_whitespace().nth(1).context("no status line")?.parse()?;
+    Ok(Reply { status, body: body.to_owned() })
+}
