@@ -8,10 +8,7 @@
 //! the verifier, where it lacks CAP_PERFMON, also walks the paths that a constant rules out, and would refuse the
 //! logging ones.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-#![allow(
-    unsafe_code,
-    reason = "a program meets the kernel through raw pointers; the verifier proves what SAFETY comments say"
-)]
+#![allow(unsafe_code, reason = "a program meets the kernel through raw pointers; the verifier proves what SAFETY comments say")]
 
 #[cfg(target_arch = "bpf")]
 mod count;
