@@ -86,6 +86,14 @@ arithmetic!(Counters {
 });
 arithmetic!(Oddities { truncated, unparsable, fragments });
 
+impl Oddities {
+    /// The sums with the words that metrics use.
+    #[must_use]
+    pub const fn by_kind(&self) -> [(&'static str, u64); 3] {
+        [("truncated", self.truncated), ("unparsable", self.unparsable), ("fragment", self.fragments)]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

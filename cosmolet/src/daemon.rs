@@ -161,4 +161,3 @@ fn max_ports() -> u32 {
     let entries = (64 << 20) / (120 * cpus);
     u32::try_from(entries).unwrap_or(u32::MAX).clamp(4096, 65_536)
 }
-

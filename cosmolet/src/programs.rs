@@ -85,7 +85,8 @@ async fn run(
             return;
         }
     };
-    let mut task = Task { programs, uplinks, events, book, metrics, told: None, failing: false, read_at: Instant::now() };
+    let mut task =
+        Task { programs, uplinks, events, book, metrics, told: None, failing: false, read_at: Instant::now() };
     task.attach().await;
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -201,7 +202,7 @@ impl Task {
             Err(error) => warn!(%error, "the counters cannot be read, trying again"),
         }
         match self.programs.oddities() {
-            Ok(oddities) => oddities.each(|kind, sum| self.metrics.odd(kind, sum)),
+            Ok(oddities) => oddities.by_kind().into_iter().for_each(|(kind, sum)| self.metrics.odd(kind, sum)),
             Err(error) => debug!(%error, "the oddities cannot be read"),
         }
         self.programs.flush_log();

@@ -115,7 +115,16 @@ fn listing(directory: &Path) -> Vec<String> {
 /// Removes namespaces (and the processes in them) and directories of labs whose process is dead. Another sweeper may do the
 /// same at the same time, so what is already gone is no error.
 fn sweep() {
-    for name in orphans(listing(Path::new(netns::RUN_DIRECTORY)).into_iter(), alive) {
+    remove_where(|owner| !alive(owner));
+}
+
+/// Removes everything that this process made, whoever still uses it; for the end by a signal.
+pub fn clean_up_now() {
+    remove_where(|owner| owner == std::process::id());
+}
+
+fn remove_where(doomed: impl Fn(u32) -> bool) {
+    for name in orphans(listing(Path::new(netns::RUN_DIRECTORY)).into_iter(), |owner| !doomed(owner)) {
         tracing::info!(netns = name, "removing what a killed run left");
         kill_inside(&name);
         if let Err(error) = netns::delete(&name) {
@@ -123,7 +132,7 @@ fn sweep() {
         }
     }
     let temp = std::env::temp_dir();
-    for name in orphans(listing(&temp).into_iter(), alive) {
+    for name in orphans(listing(&temp).into_iter(), |owner| !doomed(owner)) {
         if let Err(error) = fs::remove_dir_all(temp.join(&name)) {
             tracing::debug!(directory = name, %error, "already gone");
         }

@@ -1,5 +1,12 @@
 //! The netlink edge against the real kernel, each test in a network namespace of its own.
 #![allow(unsafe_code, reason = "unshare(2) has no safe form")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test suite fails by a panic and prints what it measures; helpers are part of it"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,8 +21,8 @@ use cosmolet::netlink::apply::Addresses;
 use cosmolet::netlink::observe::{self, Observer};
 use cosmolet::netlink::uplinks;
 use futures::TryStreamExt;
-use netlink_packet_route::address::AddressAttribute;
 use proptest::prelude::*;
+use rtnetlink::packet_route::address::AddressAttribute;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
@@ -99,14 +106,13 @@ fn addresses_of(interface: &str) -> BTreeMap<String, Value> {
     infos.into_iter().map(|info| (name(&info), info)).collect()
 }
 
-/// Addresses without the lifetimes that time alone changes.
+/// Addresses without what time alone changes: lifetimes become hundreds of seconds, rounded up.
 fn without_time(mut addresses: BTreeMap<String, Value>) -> BTreeMap<String, Value> {
     for info in addresses.values_mut() {
         for key in ["valid_life_time", "preferred_life_time"] {
-            if info[key].as_u64().is_some_and(|left| left < u64::from(u32::MAX)) {
-                info[key] = Value::from("finite");
-            }
+            info[key] = Value::from(info[key].as_u64().unwrap().div_ceil(100));
         }
+        info.as_object_mut().unwrap().remove("tentative");
     }
     addresses
 }
@@ -366,6 +372,32 @@ fn a_new_observer_adopts_what_is_there() {
         assert_eq!(state.loopback[&vip("2001:db8::1")].valid_for, None);
         drop(events);
         tokio::time::timeout(Duration::from_secs(2), task).await.expect("the task ends with its receiver").unwrap();
+    });
+}
+
+#[test]
+fn a_full_dump_comes_again_and_tells_the_rest_of_leases() {
+    in_namespace(async || {
+        apply(&[add("192.0.2.1", LEASE), add("192.0.2.2", None)]).await;
+        let mut seen = Seen::new(Observer::new("lo").resync(Duration::from_millis(700)));
+        seen.during(Duration::from_millis(2400)).await;
+        assert_eq!((seen.dumps, seen.count), (4, 4), "one at the start, one each span, and nothing else");
+        assert!(seen.valid_for("192.0.2.1") <= Some(Duration::from_secs(118)));
+        assert_eq!(seen.valid_for("192.0.2.2"), None);
+        assert_eq!(seen.state.own, BTreeSet::new());
+    });
+}
+
+#[test]
+fn leftovers_of_another_loopback_interface_are_not_the_nodes_own() {
+    in_namespace(async || {
+        apply(&[add("192.0.2.1", LEASE)]).await;
+        ip("addr add 192.0.2.2/32 dev lo");
+        ip("link add vips0 type bridge");
+        let mut seen = Seen::new(Observer::new("vips0"));
+        seen.until("the start", |_| true).await;
+        let own = ["127.0.0.1", "192.0.2.2", "::1"].map(|text| text.parse::<IpAddr>().unwrap());
+        assert_eq!(seen.state.own, BTreeSet::from(own));
     });
 }
 
@@ -641,58 +673,53 @@ fn named_uplinks_override_and_recreated_ones_are_others() {
     });
 }
 
-/// Adds, renews and removes `count` addresses of one family; the same with `ip -batch` before it.
-async fn compare(count: usize, address: fn(usize) -> IpAddr, acts: &[&str]) {
+/// Adds, renews and removes `count` addresses of one family, beside `ip -batch` doing the same.
+fn compare(count: usize, address: fn(usize) -> IpAddr, acts: &[&'static str]) {
     let vips: Vec<Vip> = (1..=count).map(|index| Vip::new(address(index))).collect();
     let family = vips[0].family();
-    let lease = if vips[0].address().is_ipv4() {
-        "valid_lft 120 preferred_lft 0"
-    } else {
-        "valid_lft 120 preferred_lft 0 nodad"
-    };
-    let batch = |act: &str, flags: &str| {
-        ip_batch(&vips.iter().map(|vip| format!("addr {act} {} dev lo {flags}\n", vip.prefix())).collect::<String>())
-    };
-    let mut addresses = Addresses::new("lo", Vec::new());
-    let (mut base, mut own) = (BTreeMap::new(), BTreeMap::new());
-    for act in acts {
-        let started = Instant::now();
-        batch(act, if *act == "del" { "" } else { lease });
-        base.insert(*act, started.elapsed());
-    }
-    ip("link set lo down");
-    ip("addr flush dev lo");
-    ip("link set lo up");
-    for act in acts {
-        let step = |vip: &Vip| if *act == "del" { Step::RemoveAddress(*vip) } else { Step::AddAddress(*vip, LEASE) };
-        let steps: Vec<Step> = vips.iter().map(step).collect();
-        let started = Instant::now();
-        let applied = addresses.apply(&steps).await;
-        own.insert(*act, started.elapsed());
-        assert!(applied.iter().all(|applied| applied.outcome == Outcome::Done));
-    }
-    for (act, base) in base {
-        let own = own[act];
+    let nodad = if vips[0].address().is_ipv6() { "nodad" } else { "" };
+    let base = in_namespace(async || {
+        let timed = acts.iter().map(|act| {
+            let rest = if *act == "del" { String::new() } else { format!("valid_lft 120 preferred_lft 0 {nodad}") };
+            let lines: String = vips.iter().map(|vip| format!("addr {act} {} dev lo {rest}\n", vip.prefix())).collect();
+            let started = Instant::now();
+            ip_batch(&lines);
+            started.elapsed()
+        });
+        timed.collect::<Vec<_>>()
+    });
+    let own = in_namespace(async || {
+        let mut addresses = Addresses::new("lo", Vec::new());
+        let mut times = Vec::new();
+        for act in acts {
+            let step =
+                |vip: &Vip| if *act == "del" { Step::RemoveAddress(*vip) } else { Step::AddAddress(*vip, LEASE) };
+            let steps: Vec<Step> = vips.iter().map(step).collect();
+            let started = Instant::now();
+            let applied = addresses.apply(&steps).await;
+            times.push(started.elapsed());
+            assert!(applied.iter().all(|applied| applied.outcome == Outcome::Done));
+        }
+        times
+    });
+    for ((act, own), base) in acts.iter().zip(own).zip(base) {
         println!("{count} {family} {act}: {own:.1?}, ip -batch {base:.1?}");
-        assert!(own < base * 2 + Duration::from_millis(100), "{count} {family} {act}: {own:?}, ip -batch {base:?}");
+        // Wide, as the machine may be busy with either: a round trip or a dump for each address would cost far more.
+        assert!(own < base * 4 + Duration::from_millis(200), "{count} {family} {act}: {own:?}, ip -batch {base:?}");
     }
 }
 
 #[test]
 fn a_thousand_addresses_cost_about_what_the_kernel_takes() {
-    in_namespace(async || {
-        compare(1000, v4, &["add", "change", "del"]).await;
-        compare(1000, v6, &["add", "change", "del"]).await;
-    });
+    compare(1000, v4, &["add", "change", "del"]);
+    compare(1000, v6, &["add", "change", "del"]);
 }
 
 #[test]
 fn ten_thousand_addresses_cost_about_what_the_kernel_takes() {
-    in_namespace(async || {
-        compare(10_000, v4, &["add", "change", "del"]).await;
-        // The kernel walks its whole IPv6 table for each address that goes: a minute for these.
-        compare(10_000, v6, &["add", "change"]).await;
-    });
+    compare(10_000, v4, &["add", "change", "del"]);
+    // The kernel walks its whole IPv6 table for each address that goes: a minute for these.
+    compare(10_000, v6, &["add", "change"]);
 }
 
 #[test]

@@ -17,7 +17,8 @@ const TROUBLE: u8 = 3;
 /// No daemon answers there.
 pub fn run(server: &str, output: Output) -> Result<ExitCode> {
     let body = client::get(server, "/api/v1/status")?;
-    let status: Status = serde_json::from_slice(&body).context("the daemon's answer cannot be read; another version?")?;
+    let status: Status =
+        serde_json::from_slice(&body).context("the daemon's answer cannot be read; another version?")?;
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
         Output::Table => print!("{}", table(&status)),
@@ -48,7 +49,8 @@ pub fn table(status: &Status) -> String {
     }
     if !status.vips.is_empty() {
         text.push('\n');
-        let mut rows = vec![["VIP", "STATE", "REASON", "SINCE", "MODE", "IN RIB", "TRAFFIC", "SERVICE"].map(str::to_owned)];
+        let mut rows =
+            vec![["VIP", "STATE", "REASON", "SINCE", "MODE", "IN RIB", "TRAFFIC", "SERVICE"].map(str::to_owned)];
         rows.extend(status.vips.iter().map(row));
         text.push_str(&aligned(&rows));
     }

@@ -18,7 +18,8 @@ pub(super) fn selection(config: &Config) -> Result<Selection> {
     let services = &config.services;
     let mut selection = Selection::new(&config.node_name);
     selection.namespaces = services.namespaces.iter().cloned().collect();
-    selection.selector = services.selector.parse().with_context(|| format!("services.selector: {:?}", services.selector))?;
+    selection.selector =
+        services.selector.parse().with_context(|| format!("services.selector: {:?}", services.selector))?;
     selection.types = services.types.iter().copied().collect();
     selection.load_balancer_classes = services.load_balancer_classes.iter().cloned().collect();
     selection.drain_taints = services.drain_taints.iter().cloned().collect();

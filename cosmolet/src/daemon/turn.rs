@@ -65,12 +65,7 @@ enum Behind {
 }
 
 impl Control {
-    pub(super) fn new(
-        engine: Engine,
-        applier: Applier,
-        inbox: mpsc::Receiver<Event>,
-        around: Surroundings,
-    ) -> Self {
+    pub(super) fn new(engine: Engine, applier: Applier, inbox: mpsc::Receiver<Event>, around: Surroundings) -> Self {
         Self {
             engine,
             inbox,
@@ -168,7 +163,9 @@ impl Control {
         match event {
             Event::Source(state) => {
                 match state {
-                    SourceState::Stale(error) => warn!(%error, "the source of Services is stale: the last state stands"),
+                    SourceState::Stale(error) => {
+                        warn!(%error, "the source of Services is stale: the last state stands")
+                    }
                     SourceState::Syncing | SourceState::Synced => info!(state = state.as_str(), "source of Services"),
                 }
                 book.summarise(|summary| {
@@ -288,8 +285,12 @@ impl Control {
         let (Some(frr), BgpState::Up(view)) = (&self.around.frr, &self.engine.observed().bgp) else { return };
         if self.watched != Some(view.generation) && self.engine.is_synced() {
             self.watched = Some(view.generation);
-            let advertised: Vec<Vip> =
-                self.engine.intent().filter(|(_, decision)| *decision == Decision::Advertise).map(|(vip, _)| vip).collect();
+            let advertised: Vec<Vip> = self
+                .engine
+                .intent()
+                .filter(|(_, decision)| *decision == Decision::Advertise)
+                .map(|(vip, _)| vip)
+                .collect();
             frr.watch_rib(advertised, true);
         }
     }

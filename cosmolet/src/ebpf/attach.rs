@@ -12,15 +12,7 @@ use aya::programs::{LinkOrder, ProgramError, SchedClassifier, tc};
 use super::Error;
 use super::error::errno;
 use super::load::{Hook, Options, program, program_name};
-
-/// An interface that leads to clients.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Uplink {
-    /// The interface's index.
-    pub ifindex: u32,
-    /// The interface's name.
-    pub name: String,
-}
+use crate::engine::types::Uplink;
 
 /// What a program is attached to, held for as long as it shall be.
 #[derive(Debug)]

@@ -17,11 +17,11 @@ use std::time::Duration;
 use aya::Ebpf;
 use cosmolet_common::Oddities;
 
-pub use self::attach::Uplink;
 pub use self::error::Error;
 pub use self::load::{Hook, Options, ProgramLog, object};
 pub use self::vips::Apart;
 use crate::engine::event::{TrafficCounts, TrafficSample};
+pub use crate::engine::types::Uplink;
 use crate::engine::types::{Port, Vip};
 
 /// The loaded programs. Dropping them detaches them.

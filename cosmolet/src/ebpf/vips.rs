@@ -48,11 +48,7 @@ struct Slot {
 }
 
 impl Vips {
-    pub(super) fn new(
-        keys: HashMap<MapData, VipPortKey, u32>,
-        filter: Array<MapData, u32>,
-        capacity: u32,
-    ) -> Self {
+    pub(super) fn new(keys: HashMap<MapData, VipPortKey, u32>, filter: Array<MapData, u32>, capacity: u32) -> Self {
         let (slots, vips, free, resting) = Default::default();
         Self { keys, filter: Filter { map: filter, users: BTreeMap::new() }, capacity, slots, vips, free, resting }
     }
@@ -119,9 +115,7 @@ impl Vips {
 
     pub(super) fn apart(&self) -> impl Iterator<Item = (Vip, Apart)> {
         self.slots.iter().filter_map(|slot| match slot.owner {
-            Some((vip, None)) => {
-                Some((vip, Apart { fragments: slot.last.fragments, truncated: slot.last.truncated }))
-            }
+            Some((vip, None)) => Some((vip, Apart { fragments: slot.last.fragments, truncated: slot.last.truncated })),
             Some((_, Some(_))) | None => None,
         })
     }

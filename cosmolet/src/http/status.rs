@@ -349,11 +349,7 @@ fn service_row(claim: &ClaimStatus) -> ServiceRow {
 }
 
 fn port_row(port: Port, traffic: &PortTraffic, now: Timestamp) -> PortRow {
-    PortRow {
-        port: port.to_string(),
-        total: counts(&traffic.total),
-        last_seen_seconds: seconds(now.since(traffic.at)),
-    }
+    PortRow { port: port.to_string(), total: counts(&traffic.total), last_seen_seconds: seconds(now.since(traffic.at)) }
 }
 
 const fn counts(counts: &TrafficCounts) -> Counts {

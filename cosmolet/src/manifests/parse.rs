@@ -1,8 +1,9 @@
 //! One file's bytes to objects. Pure.
 //!
-//! Bad input is refused before it costs memory: a file past [`MAX_FILE`], a YAML document past [`MAX_DOCUMENT`] (the
-//! parser holds the events of a whole document; Kubernetes itself takes no object past 1.5 MiB), more than
-//! [`MAX_OBJECTS`] objects. Depth and aliases are limited by the parsers.
+//! Bad input is refused before it costs memory or time: a file past [`MAX_FILE`], a YAML document past
+//! [`MAX_DOCUMENT`] (the parser holds the events of a whole document; Kubernetes itself takes no object past 1.5 MiB),
+//! brackets past [`MAX_DEPTH`] (the parser's time grows with their square), aliases past [`MAX_ALIASES`] (the parser's
+//! own limit allows for gigabytes), more than [`MAX_OBJECTS`] objects.
 
 use std::fmt;
 
@@ -22,6 +23,13 @@ pub const MAX_FILE: u64 = 16 << 20;
 pub const MAX_DOCUMENT: usize = 2 << 20;
 /// The most objects that a file may hold.
 pub const MAX_OBJECTS: usize = 50_000;
+
+/// The most brackets that may be open at once in a YAML document.
+pub const MAX_DEPTH: usize = 256;
+/// The most aliases in a YAML document, which then may have at most [`MAX_ALIASED`] bytes.
+pub const MAX_ALIASES: usize = 16;
+/// The longest YAML document with aliases, in bytes. 16 of them can at worst repeat that about 400 times.
+pub const MAX_ALIASED: usize = 64 << 10;
 
 /// Why a file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +101,36 @@ fn is_empty(line: &str) -> bool {
     line.is_empty() || line.starts_with('#') || line.starts_with("%YAML") || line.starts_with("%TAG")
 }
 
+/// Refuses a YAML document that would cost too much. Judged by the bare text, so brackets and stars within scalars
+/// count too: the limits are far above what a manifest has.
+fn check_cost(text: &str) -> Result<(), String> {
+    if text.len() > MAX_DOCUMENT {
+        return Err(format!("a YAML document of {} bytes; at most {MAX_DOCUMENT} are read", text.len()));
+    }
+    let (mut depth, mut anchors, mut aliases, mut before) = (0_usize, 0_usize, 0_usize, b'\n');
+    for byte in text.bytes() {
+        let starts_token = before.is_ascii_whitespace() || matches!(before, b',' | b'[' | b'{' | b':' | b'?' | b'-');
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'&' if starts_token => anchors += 1,
+            b'*' if starts_token => aliases += 1,
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Err(format!("brackets nested more than {MAX_DEPTH} deep"));
+        }
+        before = byte;
+    }
+    if anchors > 0 && aliases > 0 && (aliases > MAX_ALIASES || text.len() > MAX_ALIASED) {
+        return Err(format!(
+            "{aliases} aliases in {} bytes; at most {MAX_ALIASES} in {MAX_ALIASED} are read",
+            text.len()
+        ));
+    }
+    Ok(())
+}
+
 /// A document's kind; the rest is passed over.
 #[derive(Deserialize)]
 struct Head {
@@ -148,10 +186,8 @@ enum Document<'a> {
 
 impl Document<'_> {
     fn read(self, selection: &Selection, objects: &mut Vec<Object>) -> Result<(), Refusal> {
-        if let Self::Yaml(text) = self
-            && text.len() > MAX_DOCUMENT
-        {
-            return Err(refusal(format!("a YAML document of {} bytes; at most {MAX_DOCUMENT} are read", text.len())));
+        if let Self::Yaml(text) = self {
+            check_cost(text).map_err(refusal)?;
         }
         match self.decode::<Head>()?.content().map_err(refusal)? {
             Content::One(Kind::Service) => add(&self.decode::<Service>()?, selection, objects).map_err(refusal),
@@ -293,12 +329,75 @@ fn json_refusal(error: &serde_json::Error) -> Refusal {
     Refusal { line: Some(error.line()).filter(|line| *line > 0), reason: printable(&error.to_string()) }
 }
 
-/// Fit for a log line: input may stand in an error's text.
+/// Fit for a log line: input may stand in an error's text. Its own line counts from the document's beginning.
 fn printable(text: &str) -> String {
+    let text = text.rsplit_once(" at line ").map_or(text, |(text, _)| text);
     text.chars().take(300).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// The number of the line that follows these bytes.
 fn lines(before: &[u8]) -> usize {
     before.iter().filter(|byte| **byte == b'\n').count() + 1
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<Object>, Refusal> {
+        parse(text.as_bytes(), Format::Yaml, &Selection::new("n1"))
+    }
+
+    #[test]
+    fn documents_are_split_at_their_markers() {
+        for (text, wanted) in [
+            ("", vec![]),
+            ("---\n# c\n...\n---\n", vec![]),
+            ("a: 1", vec![(0, "a: 1")]),
+            ("a: 1\n---\nb: 2\n", vec![(0, "a: 1\n"), (1, "\nb: 2\n")]),
+            ("%YAML 1.1\n--- # c\na: 1\n...\n# d\n---\n", vec![(1, " # c\na: 1\n")]),
+            ("--- {a: 1}\n--- {b: 2}", vec![(0, " {a: 1}\n"), (1, " {b: 2}")]),
+            ("a: |\n  ---\n  x\n----\n", vec![(0, "a: |\n  ---\n  x\n----\n")]),
+            ("a: 1\r\n---\r\nb: 2\r\n", vec![(0, "a: 1\r\n"), (1, "\r\nb: 2\r\n")]),
+            ("a: 1\n...\nb: 2\n", vec![(0, "a: 1\n"), (2, "b: 2\n")]),
+        ] {
+            assert_eq!(documents(text), wanted, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_few_aliases_are_read() {
+        let text = "kind: Pod\napiVersion: v1\nmetadata: {name: p, labels: &l {a: b}}\nspec: {nodeName: n1, containers: [], \
+                    nodeSelector: *l}\n";
+        assert_eq!(read(text).map(|objects| objects.len()), Ok(1));
+    }
+
+    /// A document costs milliseconds at worst, whatever is in it.
+    #[test]
+    fn costly_documents_are_refused() {
+        let head = "kind: List\napiVersion: v1\n";
+        let aliases = format!("{head}a: &a [{}]\nitems: [{}]\n", "x,".repeat(9), "*a,".repeat(17));
+        let long = format!("{head}a: &a [{}]\nitems: [*a]\n", "x,".repeat(40_000));
+        let brackets = format!("{head}items: {}", "[".repeat(500_000));
+        let maps = format!("{head}items: {}", "{a: ".repeat(300));
+        for (text, reason) in
+            [(aliases, "17 aliases"), (long, "1 aliases"), (brackets, "brackets nested"), (maps, "brackets nested")]
+        {
+            let refusal = read(&text).unwrap_err();
+            assert!(refusal.reason.contains(reason), "{}", refusal.reason);
+        }
+        let dashes = read(&format!("{head}items: \n{}x\n", "- ".repeat(100_000))).unwrap_err();
+        assert!(dashes.reason.contains("recursion limit"), "{}", dashes.reason);
+    }
+
+    #[test]
+    fn lines_are_those_of_the_file() {
+        let good = "kind: Pod\napiVersion: v1\nmetadata: {name: p}\n";
+        for (text, line) in [
+            (format!("{good}---\n{good}spec: 3\n"), 8),
+            (format!("{good}---\n{good}---\nkind: [\n"), 9),
+            (format!("---\n{good}--- \n: : :\n"), 6),
+        ] {
+            assert_eq!(read(&text).unwrap_err().line, Some(line), "{text}");
+        }
+    }
 }

@@ -54,7 +54,7 @@ impl Bench {
     }
 
     async fn next(&mut self) -> Event {
-        timeout(Duration::from_secs(5), self.events.recv()).await.expect("an event").unwrap()
+        timeout(Duration::from_secs(20), self.events.recv()).await.expect("an event").unwrap()
     }
 
     /// Everything up to the first `Synced`, in short.
@@ -357,8 +357,8 @@ async fn hostile_files_are_refused_and_nothing_else_suffers() {
     for (file, part) in [
         ("huge.yaml", "longer than 16777216 bytes"),
         ("dense.yaml", "a YAML document of"),
-        ("bomb.yaml", "repetition limit exceeded"),
-        ("deep.yaml", "recursion limit exceeded"),
+        ("bomb.yaml", "100 aliases"),
+        ("deep.yaml", "brackets nested more than 256 deep"),
         ("deep.json", "recursion limit exceeded"),
         ("many.yaml", "more than 50000 objects"),
         ("bytes.yaml", "not UTF-8"),

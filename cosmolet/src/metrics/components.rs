@@ -30,11 +30,23 @@ impl Collector for Components {
         errors(&summary, &mut encoder)?;
         sessions(&summary, &mut encoder)?;
         let running = i64::from(matches!(summary.programs, ProgramsState::Running(_)));
-        single(&mut encoder, "programs_running", "1 while eBPF counts traffic; 0 is control plane alone", None, running)?;
+        single(
+            &mut encoder,
+            "programs_running",
+            "1 while eBPF counts traffic; 0 is control plane alone",
+            None,
+            running,
+        )?;
         let services = i64::try_from(summary.services).unwrap_or(i64::MAX);
         single(&mut encoder, "services", "Services selected", None, services)?;
         let problems = i64::try_from(summary.problems.len()).unwrap_or(i64::MAX);
-        single(&mut encoder, "manifest_problems", "Files of the manifests directory that cannot be used", None, problems)?;
+        single(
+            &mut encoder,
+            "manifest_problems",
+            "Files of the manifests directory that cannot be used",
+            None,
+            problems,
+        )?;
         let unusable = i64::try_from(summary.unusable.len()).unwrap_or(i64::MAX);
         single(&mut encoder, "unusable_addresses", "Addresses of Services that are no IP address", None, unusable)?;
         let age = self.book.now().since(summary.turned_at).as_secs_f64();

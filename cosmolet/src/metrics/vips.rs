@@ -122,7 +122,14 @@ fn traffic(rows: &Rows, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error
     let packets: [Part; 2] = [(direction("in"), |c| c.packets_in), (direction("out"), |c| c.packets_out)];
     counter(rows, encoder, "vip_packets", "Packets seen on the uplinks", None, &packets)?;
     let bytes: [Part; 2] = [(direction("in"), |c| c.bytes_in), (direction("out"), |c| c.bytes_out)];
-    counter(rows, encoder, "vip_traffic", "Bytes seen on the uplinks, from the network header on", Some(&Unit::Bytes), &bytes)?;
+    counter(
+        rows,
+        encoder,
+        "vip_traffic",
+        "Bytes seen on the uplinks, from the network header on",
+        Some(&Unit::Bytes),
+        &bytes,
+    )?;
     counter(rows, encoder, "vip_syn", "SYN from clients", None, &[(None, |c| c.syn)])?;
     let syn_ack: [Part; 2] = [(by("backend"), |c| c.syn_ack), (by("host"), |c| c.syn_ack_host)];
     counter(rows, encoder, "vip_syn_ack", "SYN-ACK to clients, by who made it", None, &syn_ack)?;

@@ -5,10 +5,10 @@
 use std::io;
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage};
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 
 use super::Error;
 
@@ -246,8 +246,8 @@ mod tests {
     fn a_truncated_datagram_yields_what_is_whole() {
         let mut datagram = Vec::new();
         let mut message = NetlinkMessage::<RouteNetlinkMessage>::new(
-            netlink_packet_core::NetlinkHeader::default(),
-            netlink_packet_core::NetlinkPayload::Noop,
+            rtnetlink::packet_core::NetlinkHeader::default(),
+            rtnetlink::packet_core::NetlinkPayload::Noop,
         );
         message.finalize();
         append(&mut datagram, &message);

@@ -5,13 +5,13 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator, Parseable};
-use netlink_packet_route::address::{
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator, Parseable};
+use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
 };
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkHeader, LinkMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkHeader, LinkMessage};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::ADDRESS_PROTOCOL;
 use super::client::Request;
@@ -127,7 +127,9 @@ pub(super) fn is_local_route(payload: &[u8]) -> bool {
 /// Without `renew` the kernel itself refuses (`EEXIST`) when the address is there, whoever's it is: `NLM_F_REPLACE`
 /// would take the lifetime and the tag of a foreign address away.
 ///
-/// * `preferred_lft 0`: never chosen as a source (RFC 4862, section 5.5.4, "deprecated").
+/// * `preferred_lft 0`: IPv6 never chooses it as a source while there is another (RFC 6724, rule 3). IPv4 has no such
+///   rule: it takes the first address of the route's interface, and where that has none (unnumbered uplinks) the first
+///   of the loopback. New addresses go last, so the node's own address must be there before the first VIP.
 /// * `nodad`: a VIP is on many nodes by design. No `noprefixroute`: FRR 10 and later make no connected route of such
 ///   an address, and `redistribute connected` would find nothing.
 pub(super) fn add(link: u32, vip: Vip, lease: Option<Duration>, renew: bool) -> Request {

@@ -1,0 +1,175 @@
+//! A fabric with a Service on it: real daemons on manifests directories, one VIP of each family, a backend on each node.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::Result;
+use ipnet::IpNet;
+
+use crate::daemon::Daemon;
+use crate::fabric::{BACKEND_PORT, Fabric, NodeSpec, VIPS_V4, VIPS_V6, host, vip4, vip6};
+use crate::manifests::Manifests;
+use crate::objects::{self, State};
+use crate::{Lab, wait};
+
+/// Where each daemon listens, in its own namespace.
+pub const HTTP: &str = "127.0.0.1:9470";
+/// The port of the Service.
+pub const PORT: u16 = 80;
+
+/// What the daemons' configuration says beyond the defaults.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `traffic.mode`
+    pub traffic: &'static str,
+    /// `loopback.lease_seconds`
+    pub lease_seconds: u64,
+    /// `bgp.on_exit`
+    pub on_exit: &'static str,
+    /// `logging.level`
+    pub level: &'static str,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { traffic: "observe", lease_seconds: 120, on_exit: "keep", level: "info" }
+    }
+}
+
+/// The fabric, its Service and its daemons. Fields are dropped in this order.
+#[derive(Debug)]
+pub struct Stage {
+    /// One daemon for each node, in the order of the nodes.
+    pub daemons: Vec<Daemon>,
+    /// One directory for each node.
+    pub manifests: Vec<Manifests>,
+    /// Whether each node's endpoint is ready.
+    pub endpoints: Vec<State>,
+    /// The fabric.
+    pub fabric: Fabric,
+    options: Options,
+    /// The lab.
+    pub lab: Lab,
+}
+
+impl Stage {
+    /// Raises the fabric and prepares Service `web` with a ready backend on every node; no daemon runs yet.
+    pub fn raise(specs: &[NodeSpec], options: Options) -> Result<Self> {
+        let lab = Lab::new()?;
+        let mut fabric = Fabric::raise(&lab, specs)?;
+        let mut manifests = Vec::new();
+        for node in &mut fabric.nodes {
+            node.serve(&targets())?;
+            manifests.push(Manifests::create(&lab, node.name())?);
+        }
+        let endpoints = vec![State::Ready; specs.len()];
+        let mut stage = Self { daemons: Vec::new(), manifests, endpoints, fabric, options, lab };
+        stage.write_service()?;
+        stage.write_endpoints()?;
+        for index in 0..specs.len() {
+            let daemon = stage.prepare(index)?;
+            stage.daemons.push(daemon);
+        }
+        Ok(stage)
+    }
+
+    /// The configuration of a node's daemon.
+    #[must_use]
+    pub fn config(&self, index: usize, options: &Options) -> String {
+        format!(
+            "services:\n  manifests: {}\n  vip_ranges: [{VIPS_V4}, '{VIPS_V6}']\nloopback:\n  lease_seconds: {}\n\
+             bgp:\n  on_exit: {}\nfrr:\n  socket_path: {}\ntraffic:\n  mode: {}\nhttp:\n  listen: {HTTP}\n\
+             logging:\n  level: {}\n",
+            self.manifests[index].path().display(),
+            options.lease_seconds,
+            options.on_exit,
+            self.fabric.nodes[index].frr.directory().display(),
+            options.traffic,
+            options.level,
+        )
+    }
+
+    fn prepare(&self, index: usize) -> Result<Daemon> {
+        let node = &self.fabric.nodes[index];
+        let config = self.config(index, &self.options);
+        Daemon::prepare(&self.lab, &node.netns, node.name(), &config, HTTP.parse()?, &[])
+    }
+
+    /// Starts every daemon and waits until each is ready.
+    pub fn start(&mut self) -> Result<()> {
+        for daemon in &mut self.daemons {
+            daemon.launch()?;
+        }
+        self.daemons.iter_mut().try_for_each(|daemon| daemon.wait_ready(Duration::from_secs(15)))
+    }
+
+    /// Writes Service `web` with `externalTrafficPolicy: Local` to every node's directory.
+    pub fn write_service(&self) -> Result<()> {
+        let service = objects::local(objects::service("web", &[vip4(1), vip6(1)], &[PORT]));
+        self.manifests.iter().try_for_each(|manifests| manifests.write("web", &service))
+    }
+
+    /// Writes the EndpointSlices of `web`, one of each family, as they are on all nodes.
+    pub fn write_endpoints(&self) -> Result<()> {
+        let slice = |name: &str, vip: IpAddr| {
+            let nodes = self.fabric.nodes.iter().zip(&self.endpoints);
+            let endpoint =
+                nodes.map(|(node, state)| objects::endpoint(node.backend_address(vip).ip(), node.name(), *state));
+            objects::slice(name, "web", BACKEND_PORT, endpoint.collect())
+        };
+        let slices = [slice("web-v4", vip4(1)), slice("web-v6", vip6(1))];
+        self.manifests.iter().try_for_each(|manifests| manifests.write_all("web-endpoints", &slices))
+    }
+
+    /// Changes the endpoint of one node and writes the slices.
+    pub fn set_endpoint(&mut self, index: usize, state: State) -> Result<()> {
+        self.endpoints[index] = state;
+        self.write_endpoints()
+    }
+
+    /// Waits until the ToR's kernel routes both VIPs to exactly these nodes.
+    pub fn wait_nodes(&self, nodes: &[&str], since: std::time::Instant, limit: Duration) -> Result<Duration> {
+        let mut last = Duration::ZERO;
+        for prefix in prefixes() {
+            last = last.max(self.fabric.routes().wait_nodes(prefix, since, limit, nodes)?);
+        }
+        Ok(last)
+    }
+
+    /// The number of changes that the ToR's kernel has seen of both VIPs since then.
+    #[must_use]
+    pub fn changes(&self, since: std::time::Instant) -> usize {
+        prefixes().iter().map(|prefix| self.fabric.routes().changes(*prefix, since).len()).sum()
+    }
+
+    /// Waits until a VIP's row in a node's status fits.
+    pub fn wait_status(
+        &self,
+        index: usize,
+        vip: IpAddr,
+        what: &str,
+        fits: impl Fn(&serde_json::Value) -> bool,
+    ) -> Result<serde_json::Value> {
+        let text = vip.to_string();
+        wait::until(&format!("{vip}: {what}"), Duration::from_secs(10), || {
+            let status = self.daemons[index].status()?;
+            let row = status["vips"].as_array().and_then(|rows| rows.iter().find(|row| row["vip"] == text.as_str()));
+            match row {
+                Some(row) if fits(row) => Ok(Some(row.clone())),
+                other => anyhow::bail!("its row is {other:?}"),
+            }
+        })
+    }
+}
+
+/// Both VIPs with their port.
+#[must_use]
+pub fn targets() -> [SocketAddr; 2] {
+    [SocketAddr::new(vip4(1), PORT), SocketAddr::new(vip6(1), PORT)]
+}
+
+/// Both host prefixes.
+#[must_use]
+pub fn prefixes() -> [IpNet; 2] {
+    [host(vip4(1)), host(vip6(1))]
+}
