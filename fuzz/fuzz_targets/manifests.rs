@@ -6,7 +6,7 @@ use cosmolet::manifests::read_yaml;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
-    drop((check_advertise(text), check_terminating(text)));
+    let _ = (check_advertise(text), check_terminating(text));
     let selection = Selection::new("node-1");
     match read_yaml(text.as_bytes(), &selection) {
         Err(problem) => assert!(!problem.reason.is_empty()),
