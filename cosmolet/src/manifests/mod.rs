@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep_until};
 pub use parse::{MAX_DOCUMENT, MAX_FILE, MAX_OBJECTS};
 
 use crate::engine::event::{Event, SourceState};
-use crate::kubernetes::project::Selection;
+use crate::kubernetes::project::{Object, Selection};
 use source::Source;
 use watch::Watch;
 
@@ -36,6 +36,18 @@ pub struct FileProblem {
     pub line: Option<usize>,
     /// What is wrong.
     pub reason: String,
+}
+
+/// Reads the bytes of one YAML file, as [`run`] reads each file of its directory.
+///
+/// # Errors
+/// If the file cannot be used as a whole; `file` in the problem is empty.
+pub fn read_yaml(bytes: &[u8], selection: &Selection) -> Result<Vec<Object>, FileProblem> {
+    parse::parse(bytes, parse::Format::Yaml, selection).map_err(|refusal| FileProblem {
+        file: String::new(),
+        line: refusal.line,
+        reason: refusal.reason,
+    })
 }
 
 /// Follows a directory and sends what changes for this node, until the receiver of `events` is gone.

@@ -7,6 +7,7 @@ mod files;
 mod imports;
 mod source;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,14 +44,25 @@ impl fmt::Display for Breach {
 /// If any rule is broken: every breach, as `file:line: rule`.
 pub fn run() -> Result<()> {
     let paths = tracked()?;
-    let mut breaches = files::missing(&paths);
+    let mut texts = Vec::new();
     for path in &paths {
         let bytes = fs::read(shell::root().join(path)).with_context(|| path.display().to_string())?;
         // What is not text has no lines to check.
-        let Ok(text) = String::from_utf8(bytes) else { continue };
-        breaches.extend(check(path, &text));
+        if let Ok(text) = String::from_utf8(bytes) {
+            texts.push((path.as_path(), text));
+        }
+    }
+    let tests: BTreeSet<PathBuf> = texts
+        .iter()
+        .filter(|(path, _)| is_rust(path))
+        .flat_map(|(path, text)| Source::new(path, text, false).test_modules())
+        .collect();
+    let mut breaches = files::missing(&paths);
+    for (path, text) in &texts {
+        breaches.extend(check(path, text, tests.contains(*path)));
     }
     breaches.sort();
+    breaches.dedup();
     if breaches.is_empty() {
         println!("tidy: {} files, nothing to complain about", paths.len());
         return Ok(());
@@ -59,16 +71,18 @@ pub fn run() -> Result<()> {
     bail!("tidy: {} breaches\n{}", breaches.len(), shown.join("\n"));
 }
 
-fn check(path: &Path, text: &str) -> Vec<Breach> {
+fn is_rust(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "rs")
+}
+
+fn check(path: &Path, text: &str, test: bool) -> Vec<Breach> {
     let mut breaches = files::text(path, text);
-    match path.extension().and_then(|extension| extension.to_str()) {
-        Some("rs") => {
-            let source = Source::new(path, text);
-            breaches.extend(files::rust(&source));
-            breaches.extend(imports::check(&source));
-        }
-        Some("toml") => breaches.extend(imports::manifest(path, text)),
-        _ => {}
+    if is_rust(path) {
+        let source = Source::new(path, text, test);
+        breaches.extend(files::rust(&source));
+        breaches.extend(imports::check(&source));
+    } else if path.file_name().is_some_and(|name| name == "Cargo.toml") {
+        breaches.extend(imports::manifest(path, text));
     }
     breaches
 }
@@ -98,7 +112,7 @@ mod tests {
     }
 
     fn rules(path: &str, text: &str) -> Vec<String> {
-        check(Path::new(path), text).iter().map(Breach::to_string).collect()
+        check(Path::new(path), text, false).iter().map(Breach::to_string).collect()
     }
 
     #[track_caller]

@@ -24,11 +24,28 @@ pub(super) struct Import {
 }
 
 impl Source {
-    pub(super) fn new(path: &Path, text: &str) -> Self {
+    /// Reads a file. `test` says that it is one as a whole; suites and files named after tests are in any case.
+    pub(super) fn new(path: &Path, text: &str, test: bool) -> Self {
         let raw: Vec<String> = text.lines().map(str::to_owned).collect();
         let code = strip(text).lines().map(str::to_owned).collect::<Vec<_>>();
-        let own_lines = if is_test(path) { 0 } else { tests_begin(&code).unwrap_or(raw.len()) };
+        let own_lines = if test || is_test(path) { 0 } else { tests_begin(&code).unwrap_or(raw.len()) };
         Self { path: path.to_path_buf(), raw, code, own_lines }
+    }
+
+    /// The files of modules that this one declares for tests only, whether or not they are there.
+    pub(super) fn test_modules(&self) -> Vec<PathBuf> {
+        let folder = self.path.parent().unwrap_or_else(|| Path::new(""));
+        let folder = match self.path.file_stem().and_then(|stem| stem.to_str()) {
+            Some("mod" | "lib" | "main") | None => folder.to_path_buf(),
+            Some(stem) => folder.join(stem),
+        };
+        let mut files = Vec::new();
+        for pair in self.code.windows(2).filter(|pair| pair[0].trim().starts_with("#[cfg(test)]")) {
+            if let Some(name) = child_module(&pair[1]).filter(|_| pair[1].trim_end().ends_with(';')) {
+                files.extend([folder.join(format!("{name}.rs")), folder.join(name).join("mod.rs")]);
+            }
+        }
+        files
     }
 
     /// The lines that are not tests, with their numbers.
@@ -221,7 +238,7 @@ mod tests {
     use super::*;
 
     fn imports(path: &str, text: &str) -> Vec<String> {
-        Source::new(Path::new(path), text).imports().iter().map(|import| import.path.join("::")).collect()
+        Source::new(Path::new(path), text, false).imports().iter().map(|import| import.path.join("::")).collect()
     }
 
     #[test]
@@ -235,9 +252,16 @@ mod tests {
     }
 
     #[test]
+    fn a_module_for_tests_is_a_test_in_its_own_file_too() {
+        let source = Source::new(Path::new("cosmolet/src/frr/mod.rs"), "#[cfg(test)]\nmod properties;\n", false);
+        assert!(source.test_modules().contains(&PathBuf::from("cosmolet/src/frr/properties.rs")));
+        assert_eq!(source.own_lines, 2);
+    }
+
+    #[test]
     fn comments_and_strings_are_not_code() {
         let text = "let a = \"use x; \\\" //\"; // use y;\nlet b = r#\"use \"z\"\nw\"#; let c = '\"'; let d: &'a str;\n/* q\n*/ e\n";
-        let source = Source::new(Path::new("cosmolet/src/x.rs"), text);
+        let source = Source::new(Path::new("cosmolet/src/x.rs"), text, false);
         assert_eq!(source.code.len(), 5);
         assert_eq!(source.code[0].trim_end(), "let a = \"\";");
         assert_eq!(source.code[2], "\"\"; let c = \"\"; let d: &'a str;");
