@@ -25,8 +25,20 @@ pub struct Daemon {
     process: Option<Process>,
     spec: Spec,
     config: PathBuf,
+    log: PathBuf,
     http: SocketAddr,
     netns: Arc<Netns>,
+}
+
+/// Another user than root, and what that user may do all the same.
+#[derive(Clone, Copy, Debug)]
+pub struct User<'a> {
+    /// User and group id.
+    pub id: u32,
+    /// Names of capabilities as setpriv(1) has them, such as `net_admin`: a pod's container has no others.
+    pub capabilities: &'a [&'a str],
+    /// The groups beside the user's own.
+    pub groups: &'a [&'a str],
 }
 
 impl Daemon {
@@ -40,15 +52,33 @@ impl Daemon {
         http: SocketAddr,
         env: &[(&str, &str)],
     ) -> Result<Self> {
+        Self::prepare_as(lab, netns, node, config, http, env, None)
+    }
+
+    /// The same with another user and without the right to more privileges, as a pod's container has it.
+    pub fn prepare_as(
+        lab: &Lab,
+        netns: &Arc<Netns>,
+        node: &str,
+        config: &str,
+        http: SocketAddr,
+        env: &[(&str, &str)],
+        user: Option<User<'_>>,
+    ) -> Result<Self> {
         let path = lab.directory().join(format!("cosmolet-{node}.yaml"));
         fs::write(&path, config)?;
         let name = format!("cosmolet-{node}");
-        let mut spec = Spec::new(&name, binary()?, lab.log(&name)?).inside(netns);
+        let log = lab.log(&name)?;
+        let program = if user.is_some() { open_to_all(lab)? } else { binary()? };
+        let mut spec = Spec::new(&name, program, &log).inside(netns);
         spec = spec.args(["run", "--config"]).arg(&path).env("NODE_NAME", node).env("RUST_BACKTRACE", "1");
         for (key, value) in env {
             spec = spec.env(key, value);
         }
-        Ok(Self { process: None, spec, config: path, http, netns: Arc::clone(netns) })
+        if let Some(user) = user {
+            spec = spec.by_way_of("setpriv", user.setpriv());
+        }
+        Ok(Self { process: None, spec, config: path, log, http, netns: Arc::clone(netns) })
     }
 
     /// Starts it and waits until it says it is ready; returns the moment of its start.
@@ -108,10 +138,20 @@ impl Daemon {
 
     /// Stops it with SIGTERM and waits for its end; returns the moment of the signal and its status.
     pub fn stop(&mut self, limit: Duration) -> Result<(Instant, ExitStatus)> {
+        self.stop_by(libc::SIGTERM, limit)
+    }
+
+    /// The same with another signal.
+    pub fn stop_by(&mut self, signal: i32, limit: Duration) -> Result<(Instant, ExitStatus)> {
         let mut process = self.process.take().context("the daemon does not run")?;
         let at = Instant::now();
-        process.terminate()?;
+        process.signal(signal)?;
         Ok((at, process.wait(limit)?))
+    }
+
+    /// Waits for an end that nobody asked for: the daemon cannot run.
+    pub fn wait_end(&mut self, limit: Duration) -> Result<ExitStatus> {
+        self.process.take().context("the daemon does not run")?.wait(limit)
     }
 
     /// The running process.
@@ -119,11 +159,46 @@ impl Daemon {
         self.process.as_mut().context("the daemon does not run")
     }
 
+    /// All that it has written, in all its lives.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(&self.log)?)
+    }
+
     /// The end of its log.
     #[must_use]
     pub fn log_tail(&self) -> String {
         self.process.as_ref().map(|process| process.log_tail(30)).unwrap_or_default()
     }
+}
+
+impl User<'_> {
+    /// The arguments that make setpriv(1) become this user. The parent death signal, which a change of user clears, is set
+    /// anew.
+    fn setpriv(&self) -> Vec<String> {
+        let id = self.id;
+        let capabilities: String = self.capabilities.iter().map(|name| format!(",+{name}")).collect();
+        let mut args: Vec<String> =
+            ["--no-new-privs", "--pdeathsig", "KILL", "--reuid"].into_iter().map(str::to_owned).collect();
+        args.extend([id.to_string(), "--regid".to_owned(), id.to_string()]);
+        args.push(match self.groups {
+            [] => "--clear-groups".to_owned(),
+            groups => format!("--groups={}", groups.join(",")),
+        });
+        for set in ["inh", "ambient", "bounding"] {
+            let option = if set == "bounding" { "--bounding-set".to_owned() } else { format!("--{set}-caps") };
+            args.push(format!("{option}=-all{capabilities}"));
+        }
+        args
+    }
+}
+
+/// The binary at a place that every user may enter: the one that cargo built may lie in root's home.
+fn open_to_all(lab: &Lab) -> Result<PathBuf> {
+    let (from, to) = (binary()?, lab.directory().join("cosmolet"));
+    if !to.exists() && fs::hard_link(&from, &to).is_err() {
+        fs::copy(&from, &to).with_context(|| format!("copying {}", from.display()))?;
+    }
+    Ok(to)
 }
 
 /// The daemon's binary.

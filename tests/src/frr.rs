@@ -107,6 +107,11 @@ impl Frr {
         self.directory.join(format!("{}.vty", daemon.program()))
     }
 
+    /// frr.conf, as the daemons read it at their start.
+    pub fn config(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.directory.join("frr.conf"))?)
+    }
+
     /// Replaces frr.conf for the next start of a daemon.
     pub fn write_config(&self, config: &str) -> Result<()> {
         Ok(fs::write(self.directory.join("frr.conf"), config)?)

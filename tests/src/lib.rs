@@ -27,6 +27,7 @@ pub mod process;
 pub mod report;
 pub mod route_monitor;
 pub mod routes;
+pub mod running_config;
 pub mod runtime;
 pub mod stage;
 pub mod vty;

@@ -76,6 +76,15 @@ impl Spec {
         self
     }
 
+    /// Starts it by way of another program, such as setpriv(1), that executes what its arguments end with.
+    #[must_use]
+    pub fn by_way_of<I: AsRef<OsStr>>(mut self, program: &str, args: impl IntoIterator<Item = I>) -> Self {
+        let target = std::mem::replace(&mut self.program, program.into());
+        let before = args.into_iter().map(|arg| arg.as_ref().to_owned()).chain([target.into_os_string()]);
+        self.args.splice(0..0, before);
+        self
+    }
+
     /// Starts it. The same spec may be started again once the process is gone.
     pub fn start(&self) -> Result<Process> {
         let child = spawner().spawn(self.command()?).with_context(|| format!("starting {}", self.program.display()))?;

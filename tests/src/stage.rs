@@ -3,10 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
+use serde_json::Value;
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, User};
 use crate::fabric::{BACKEND_PORT, Fabric, NodeSpec, VIPS_V4, VIPS_V6, host, vip4, vip6};
 use crate::manifests::Manifests;
 use crate::objects::{self, State};
@@ -16,6 +17,9 @@ use crate::{Lab, wait};
 pub const HTTP: &str = "127.0.0.1:9470";
 /// The port of the Service.
 pub const PORT: u16 = 80;
+
+/// Longer than the 10 s between two readings of FRR's configuration.
+const STATUS_LIMIT: Duration = Duration::from_secs(20);
 
 /// What the daemons' configuration says beyond the defaults.
 #[derive(Clone, Debug)]
@@ -28,11 +32,16 @@ pub struct Options {
     pub on_exit: &'static str,
     /// `logging.level`
     pub level: &'static str,
+    /// `services.vip_ranges`, as the items of a YAML list
+    pub vip_ranges: String,
+    /// `bgp.asn`
+    pub asn: u32,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { traffic: "observe", lease_seconds: 120, on_exit: "keep", level: "info" }
+        let vip_ranges = format!("{VIPS_V4}, '{VIPS_V6}'");
+        Self { traffic: "observe", lease_seconds: 120, on_exit: "keep", level: "info", vip_ranges, asn: 0 }
     }
 }
 
@@ -77,12 +86,14 @@ impl Stage {
     #[must_use]
     pub fn config(&self, index: usize, options: &Options) -> String {
         format!(
-            "services:\n  manifests: {}\n  vip_ranges: [{VIPS_V4}, '{VIPS_V6}']\nloopback:\n  lease_seconds: {}\n\
-             bgp:\n  on_exit: {}\nfrr:\n  socket_path: {}\ntraffic:\n  mode: {}\nhttp:\n  listen: {HTTP}\n\
+            "services:\n  manifests: {}\n  vip_ranges: [{}]\nloopback:\n  lease_seconds: {}\n\
+             bgp:\n  on_exit: {}\n  asn: {}\nfrr:\n  socket_path: {}\ntraffic:\n  mode: {}\nhttp:\n  listen: {HTTP}\n\
              logging:\n  level: {}\n",
             self.manifests[index].path().display(),
+            options.vip_ranges,
             options.lease_seconds,
             options.on_exit,
+            options.asn,
             self.fabric.nodes[index].frr.directory().display(),
             options.traffic,
             options.level,
@@ -93,6 +104,21 @@ impl Stage {
         let node = &self.fabric.nodes[index];
         let config = self.config(index, &self.options);
         Daemon::prepare(&self.lab, &node.netns, node.name(), &config, HTTP.parse()?, &[])
+    }
+
+    /// Changes the configuration of a node's daemon for its next start.
+    pub fn reconfigure(&self, index: usize, options: &Options) -> Result<()> {
+        self.daemons[index].write_config(&self.config(index, options))
+    }
+
+    /// Prepares a node's daemon anew, as another user; the one before must not run any more.
+    pub fn run_as(&mut self, index: usize, user: User<'_>) -> Result<()> {
+        let node = &self.fabric.nodes[index];
+        let config = self.config(index, &self.options);
+        let daemon =
+            Daemon::prepare_as(&self.lab, &node.netns, node.name(), &config, HTTP.parse()?, &[], Some(user))?;
+        self.daemons[index] = daemon;
+        Ok(())
     }
 
     /// Starts every daemon and waits until each is ready.
@@ -142,22 +168,33 @@ impl Stage {
         prefixes().iter().map(|prefix| self.fabric.routes().changes(*prefix, since).len()).sum()
     }
 
+    /// A VIP's row in a node's status.
+    pub fn row(&self, index: usize, vip: IpAddr) -> Result<Option<Value>> {
+        let (text, mut status) = (vip.to_string(), self.daemons[index].status()?);
+        let rows = status["vips"].as_array_mut().context("no list of VIPs")?;
+        Ok(rows.iter_mut().find(|row| row["vip"] == text.as_str()).map(Value::take))
+    }
+
     /// Waits until a VIP's row in a node's status fits.
     pub fn wait_status(
         &self,
         index: usize,
         vip: IpAddr,
         what: &str,
-        fits: impl Fn(&serde_json::Value) -> bool,
-    ) -> Result<serde_json::Value> {
-        let text = vip.to_string();
-        wait::until(&format!("{vip}: {what}"), Duration::from_secs(10), || {
-            let status = self.daemons[index].status()?;
-            let row = status["vips"].as_array().and_then(|rows| rows.iter().find(|row| row["vip"] == text.as_str()));
-            match row {
-                Some(row) if fits(row) => Ok(Some(row.clone())),
-                other => anyhow::bail!("its row is {other:?}"),
-            }
+        fits: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        wait::until(&format!("{vip}: {what}"), STATUS_LIMIT, || match self.row(index, vip)? {
+            Some(row) if fits(&row) => Ok(Some(row)),
+            other => bail!("its row is {other:?}"),
+        })
+    }
+
+    /// Waits until a node's daemon says what `fits` of FRR: the part `bgp` of its status.
+    pub fn wait_bgp(&self, index: usize, what: &str, fits: impl Fn(&Value) -> bool) -> Result<Value> {
+        wait::until(what, STATUS_LIMIT, || {
+            let mut status = self.daemons[index].status()?;
+            let bgp = status["bgp"].take();
+            if fits(&bgp) { Ok(Some(bgp)) } else { bail!("FRR is {bgp}") }
         })
     }
 }

@@ -1,0 +1,74 @@
+//! The real daemon on the real fabric: bad input and failures, each with what the ToR's kernel saw of it.
+//!
+//! A fabric costs seconds: each test raises one and tells a whole story on it.
+
+mod bad_input;
+mod configuration;
+mod endpoints;
+mod frr_faults;
+mod frr_restarts;
+mod loopback;
+mod operator;
+mod sudden_death;
+mod traffic;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use cosmolet_tests::fabric::{BACKEND_PORT, Mode, NodeSpec, host};
+use cosmolet_tests::objects::{self, State};
+use cosmolet_tests::running_config::RunningConfig;
+use cosmolet_tests::stage::{Options, PORT, Stage};
+use ipnet::IpNet;
+use k8s_openapi::api::discovery::v1::Endpoint;
+
+/// For what takes milliseconds on an idle machine.
+const LIMIT: Duration = Duration::from_secs(15);
+/// For what the daemon finds out by itself: it reads FRR's configuration again every 10 s.
+const REREAD: Duration = Duration::from_secs(25);
+const NODE: &str = "node1";
+
+/// A fabric with one node and its daemon, which advertises Service `web`.
+fn one_node(mode: Mode, options: Options) -> Result<Stage> {
+    let mut stage = Stage::raise(&[NodeSpec::new(NODE, mode)], options)?;
+    stage.start()?;
+    stage.wait_nodes(&[NODE], Instant::now(), LIMIT)?;
+    Ok(stage)
+}
+
+/// Waits until the ToR's kernel routes the VIP to exactly these nodes; how long that took is of no interest.
+fn wait_vip(stage: &Stage, vip: IpAddr, nodes: &[&str]) -> Result<()> {
+    stage.fabric.routes().wait_nodes(host(vip), Instant::now(), LIMIT, nodes).map(drop)
+}
+
+/// Fails if the ToR's kernel has seen any change of a VIP of `web` since then.
+fn ensure_unmoved(stage: &Stage, since: Instant) -> Result<()> {
+    let changes = stage.changes(since);
+    ensure!(changes == 0, "the ToR saw {changes} changes");
+    Ok(())
+}
+
+/// The addresses on a node's `lo`.
+fn loopback(stage: &Stage, index: usize) -> Result<BTreeSet<IpNet>> {
+    Ok(stage.fabric.nodes[index].loopback_addresses()?.into_iter().collect())
+}
+
+/// What bgpd of a node has.
+fn frr(stage: &Stage, index: usize) -> Result<RunningConfig> {
+    RunningConfig::read(&stage.fabric.nodes[index].frr)
+}
+
+/// Writes a Service with `externalTrafficPolicy: Local` and these endpoints to the first node's directory.
+fn write_service(stage: &Stage, name: &str, vips: &[IpAddr], endpoints: Vec<Endpoint>) -> Result<()> {
+    let manifests = &stage.manifests[0];
+    manifests.write(&format!("{name}-slice"), &objects::slice(name, name, BACKEND_PORT, endpoints))?;
+    manifests.write(name, &objects::local(objects::service(name, vips, &[PORT])))
+}
+
+/// An endpoint of the VIP's family on the first node.
+fn endpoint(stage: &Stage, vip: IpAddr, state: State) -> Endpoint {
+    let node = &stage.fabric.nodes[0];
+    objects::endpoint(node.backend_address(vip).ip(), node.name(), state)
+}
