@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use cosmolet_tests::fabric::{BACKEND_PORT, Mode, NodeSpec, host};
 use cosmolet_tests::objects::{self, State};
 use cosmolet_tests::running_config::RunningConfig;
@@ -71,4 +71,11 @@ fn write_service(stage: &Stage, name: &str, vips: &[IpAddr], endpoints: Vec<Endp
 fn endpoint(stage: &Stage, vip: IpAddr, state: State) -> Endpoint {
     let node = &stage.fabric.nodes[0];
     objects::endpoint(node.backend_address(vip).ip(), node.name(), state)
+}
+
+/// One series of the first node's daemon; 0 where it is not there yet.
+fn metric(stage: &Stage, series: &str) -> Result<u64> {
+    let metrics = stage.daemons[0].metrics()?;
+    let value = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    value.map_or(Ok(0), |value| value.parse().with_context(|| format!("{series} is {value}")))
 }
