@@ -5,7 +5,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,13 +32,13 @@ pub struct Daemon {
 
 /// Another user than root, and what that user may do all the same.
 #[derive(Clone, Copy, Debug)]
-pub struct User<'a> {
+pub struct User {
     /// User and group id.
     pub id: u32,
     /// Names of capabilities as setpriv(1) has them, such as `net_admin`: a pod's container has no others.
-    pub capabilities: &'a [&'a str],
+    pub capabilities: &'static [&'static str],
     /// The groups beside the user's own.
-    pub groups: &'a [&'a str],
+    pub groups: &'static [&'static str],
 }
 
 impl Daemon {
@@ -52,33 +52,22 @@ impl Daemon {
         http: SocketAddr,
         env: &[(&str, &str)],
     ) -> Result<Self> {
-        Self::prepare_as(lab, netns, node, config, http, env, None)
-    }
-
-    /// The same with another user and without the right to more privileges, as a pod's container has it.
-    pub fn prepare_as(
-        lab: &Lab,
-        netns: &Arc<Netns>,
-        node: &str,
-        config: &str,
-        http: SocketAddr,
-        env: &[(&str, &str)],
-        user: Option<User<'_>>,
-    ) -> Result<Self> {
         let path = lab.directory().join(format!("cosmolet-{node}.yaml"));
         fs::write(&path, config)?;
         let name = format!("cosmolet-{node}");
         let log = lab.log(&name)?;
-        let program = if user.is_some() { open_to_all(lab)? } else { binary()? };
-        let mut spec = Spec::new(&name, program, &log).inside(netns);
+        let mut spec = Spec::new(&name, binary()?, &log).inside(netns);
         spec = spec.args(["run", "--config"]).arg(&path).env("NODE_NAME", node).env("RUST_BACKTRACE", "1");
         for (key, value) in env {
             spec = spec.env(key, value);
         }
-        if let Some(user) = user {
-            spec = spec.by_way_of("setpriv", user.setpriv());
-        }
         Ok(Self { process: None, spec, config: path, log, http, netns: Arc::clone(netns) })
+    }
+
+    /// Runs it as another user from its next start on, without a way to more privileges, as a pod's container has it.
+    pub fn as_user(mut self, lab: &Lab, user: User) -> Result<Self> {
+        self.spec = self.spec.program(open_to_all(lab)?).by_way_of("setpriv", user.setpriv());
+        Ok(self)
     }
 
     /// Starts it and waits until it says it is ready; returns the moment of its start.
@@ -131,6 +120,12 @@ impl Daemon {
         Ok(fs::write(&self.config, config)?)
     }
 
+    /// Runs `cosmolet ARGS` beside it, such as `status`.
+    pub fn cli(&self, args: &[&str]) -> Result<Output> {
+        let program = binary()?;
+        Ok(self.netns.command(&program.to_string_lossy()).args(args).stdin(Stdio::null()).output()?)
+    }
+
     /// Kills it with SIGKILL; returns the moment.
     pub fn kill(&mut self) -> Result<Instant> {
         self.process.take().context("the daemon does not run")?.kill()
@@ -171,10 +166,10 @@ impl Daemon {
     }
 }
 
-impl User<'_> {
+impl User {
     /// The arguments that make setpriv(1) become this user. The parent death signal, which a change of user clears, is set
     /// anew.
-    fn setpriv(&self) -> Vec<String> {
+    fn setpriv(self) -> Vec<String> {
         let id = self.id;
         let capabilities: String = self.capabilities.iter().map(|name| format!(",+{name}")).collect();
         let mut args: Vec<String> =

@@ -76,6 +76,13 @@ impl Spec {
         self
     }
 
+    /// Starts this file instead.
+    #[must_use]
+    pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.program = program.into();
+        self
+    }
+
     /// Starts it by way of another program, such as setpriv(1), that executes what its arguments end with.
     #[must_use]
     pub fn by_way_of<I: AsRef<OsStr>>(mut self, program: &str, args: impl IntoIterator<Item = I>) -> Self {

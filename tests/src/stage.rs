@@ -36,12 +36,25 @@ pub struct Options {
     pub vip_ranges: String,
     /// `bgp.asn`
     pub asn: u32,
+    /// Variables of its environment, such as `COSMOLET_BGP_ENABLED`.
+    pub env: Vec<(&'static str, &'static str)>,
+    /// Whom it runs as, if not root.
+    pub user: Option<User>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let vip_ranges = format!("{VIPS_V4}, '{VIPS_V6}'");
-        Self { traffic: "observe", lease_seconds: 120, on_exit: "keep", level: "info", vip_ranges, asn: 0 }
+        Self {
+            traffic: "observe",
+            lease_seconds: 120,
+            on_exit: "keep",
+            level: "info",
+            vip_ranges,
+            asn: 0,
+            env: vec![],
+            user: None,
+        }
     }
 }
 
@@ -56,7 +69,6 @@ pub struct Stage {
     pub endpoints: Vec<State>,
     /// The fabric.
     pub fabric: Fabric,
-    options: Options,
     /// The lab.
     pub lab: Lab,
 }
@@ -72,11 +84,11 @@ impl Stage {
             manifests.push(Manifests::create(&lab, node.name())?);
         }
         let endpoints = vec![State::Ready; specs.len()];
-        let mut stage = Self { daemons: Vec::new(), manifests, endpoints, fabric, options, lab };
+        let mut stage = Self { daemons: Vec::new(), manifests, endpoints, fabric, lab };
         stage.write_service()?;
         stage.write_endpoints()?;
         for index in 0..specs.len() {
-            let daemon = stage.prepare(index)?;
+            let daemon = stage.prepare(index, &options)?;
             stage.daemons.push(daemon);
         }
         Ok(stage)
@@ -100,24 +112,19 @@ impl Stage {
         )
     }
 
-    fn prepare(&self, index: usize) -> Result<Daemon> {
+    fn prepare(&self, index: usize, options: &Options) -> Result<Daemon> {
         let node = &self.fabric.nodes[index];
-        let config = self.config(index, &self.options);
-        Daemon::prepare(&self.lab, &node.netns, node.name(), &config, HTTP.parse()?, &[])
+        let config = self.config(index, options);
+        let daemon = Daemon::prepare(&self.lab, &node.netns, node.name(), &config, HTTP.parse()?, &options.env)?;
+        match options.user {
+            Some(user) => daemon.as_user(&self.lab, user),
+            None => Ok(daemon),
+        }
     }
 
-    /// Changes the configuration of a node's daemon for its next start.
-    pub fn reconfigure(&self, index: usize, options: &Options) -> Result<()> {
-        self.daemons[index].write_config(&self.config(index, options))
-    }
-
-    /// Prepares a node's daemon anew, as another user; the one before must not run any more.
-    pub fn run_as(&mut self, index: usize, user: User<'_>) -> Result<()> {
-        let node = &self.fabric.nodes[index];
-        let config = self.config(index, &self.options);
-        let daemon =
-            Daemon::prepare_as(&self.lab, &node.netns, node.name(), &config, HTTP.parse()?, &[], Some(user))?;
-        self.daemons[index] = daemon;
+    /// Prepares a node's daemon anew with other options; one that still runs is killed.
+    pub fn reconfigure(&mut self, index: usize, options: &Options) -> Result<()> {
+        self.daemons[index] = self.prepare(index, options)?;
         Ok(())
     }
 
@@ -176,13 +183,7 @@ impl Stage {
     }
 
     /// Waits until a VIP's row in a node's status fits.
-    pub fn wait_status(
-        &self,
-        index: usize,
-        vip: IpAddr,
-        what: &str,
-        fits: impl Fn(&Value) -> bool,
-    ) -> Result<Value> {
+    pub fn wait_status(&self, index: usize, vip: IpAddr, what: &str, fits: impl Fn(&Value) -> bool) -> Result<Value> {
         wait::until(&format!("{vip}: {what}"), STATUS_LIMIT, || match self.row(index, vip)? {
             Some(row) if fits(&row) => Ok(Some(row)),
             other => bail!("its row is {other:?}"),

@@ -9,11 +9,11 @@ use cosmolet_tests::stage::{Options, PORT, Stage};
 use cosmolet_tests::wait;
 use k8s_openapi::api::core::v1::Service;
 
-use crate::{LIMIT, NODE, ensure_unmoved, frr, loopback, one_node, wait_vip, write_service};
+use crate::{LIMIT, NODE, endpoint, ensure_unmoved, frr, loopback, metric, one_node, wait_vip, write_service};
 
 /// Addresses that must not become VIPs, and why. The node is the fabric's first: 10.1.1.2 is its uplink's address, 10.255.0.1
 /// its own on `lo`, 10.1.1.1 the ToR's.
-const REFUSED: [(&str, &str); 14] = [
+const REFUSED: [(&str, &str); 15] = [
     ("0.0.0.0", "Unspecified"),
     ("127.0.0.1", "Loopback"),
     ("224.0.0.5", "Multicast"),
@@ -28,11 +28,13 @@ const REFUSED: [(&str, &str); 14] = [
     ("fd00:1:1::1", "PeerAddress"),
     ("192.0.2.1", "OutsideRanges"),
     ("2001:db8::1", "OutsideRanges"),
+    ("10.100.200.7", "Excluded"),
 ];
 
 /// Ranges that hold the fabric's own addresses too.
 fn wide() -> Options {
-    Options { vip_ranges: "10.0.0.0/8, 'fd00::/8'".to_owned(), ..Options::default() }
+    let env = vec![("COSMOLET_LOOPBACK_EXCLUDED", "[10.100.200.0/24]")];
+    Options { vip_ranges: "10.0.0.0/8, 'fd00::/8'".to_owned(), env, ..Options::default() }
 }
 
 #[test]
@@ -58,7 +60,7 @@ fn a_bad_service_costs_only_itself() -> Result<()> {
         ensure!(metrics.contains(&format!("reason=\"{reason}\"")), "no metric says {reason}:\n{metrics}");
     }
     // One bad address of several costs that address; a mended Service is as good as any.
-    write_service(&stage, "mixed", &[vip4(3), "127.0.0.2".parse()?], both(&stage))?;
+    write_service(&stage, "mixed", &[vip4(3), "127.0.0.2".parse()?], vec![endpoint(&stage, vip4(1), State::Ready)])?;
     wait_vip(&stage, vip4(3), &[NODE])?;
     write_bad(&stage, "no-ports", Some("10.100.0.2"), &[PORT])?;
     wait_vip(&stage, vip4(2), &[NODE])?;
@@ -89,7 +91,7 @@ fn a_bad_file_costs_only_itself() -> Result<()> {
     ensure!(stage.daemons[0].metrics()?.contains("cosmolet_manifest_problems 5"), "not counted");
     ensure_unmoved(&stage, since)?;
     // Mended, each is a file like any other.
-    write_service(&stage, "broken", &[vip4(2)], both(&stage))?;
+    write_service(&stage, "broken", &[vip4(2)], vec![endpoint(&stage, vip4(1), State::Ready)])?;
     wait_vip(&stage, vip4(2), &[NODE])?;
     stage.write_service()?;
     ["huge", "binary", "nested"].iter().try_for_each(|name| manifests.remove(name))?;
@@ -97,9 +99,37 @@ fn a_bad_file_costs_only_itself() -> Result<()> {
     ensure_unmoved(&stage, since)
 }
 
-/// Ready endpoints of both families: nothing but the address speaks against the Service.
-fn both(stage: &Stage) -> Vec<k8s_openapi::api::discovery::v1::Endpoint> {
-    vec![crate::endpoint(stage, vip4(1), State::Ready)]
+#[test]
+fn a_directory_that_is_gone_changes_nothing() -> Result<()> {
+    let mut stage = one_node(Mode::Dynamic, Options { lease_seconds: 6, ..Options::default() })?;
+    let since = Instant::now();
+    let path = stage.manifests[0].path().to_owned();
+    let away = path.with_extension("away");
+    std::fs::rename(&path, &away)?;
+    source(&stage, "stale")?;
+    // Started without it, the daemon knows no Service: it changes nothing, but renews what is there.
+    stage.daemons[0].kill()?;
+    stage.daemons[0].launch()?;
+    source(&stage, "stale")?;
+    let ready = stage.daemons[0].get("/readyz")?;
+    ensure!(ready.status == 503 && ready.body.contains("manifests"), "{}: {}", ready.status, ready.body);
+    std::thread::sleep(std::time::Duration::from_secs(8));
+    ensure_unmoved(&stage, since)?;
+    std::fs::rename(&away, &path)?;
+    source(&stage, "synced")?;
+    stage.daemons[0].wait_ready(LIMIT)?;
+    stage.wait_status(0, vip4(1), "advertised", |row| row["state"] == "advertised")?;
+    ensure_unmoved(&stage, since)
+}
+
+/// Waits until the source of Services is in this state, in status and metric.
+fn source(stage: &Stage, state: &str) -> Result<()> {
+    wait::until_true(&format!("the source is {state}"), LIMIT, || {
+        let status = stage.daemons[0].status()?;
+        ensure!(status["source"]["state"] == state, "{}", status["source"]);
+        let series = format!("cosmolet_component_state{{component=\"source\",state=\"{state}\"}}");
+        Ok(metric(stage, &series)? == 1)
+    })
 }
 
 /// A Service with an address that the builders would not take, and ready endpoints of both families.
@@ -112,8 +142,8 @@ fn write_bad(stage: &Stage, name: &str, address: Option<&str>, ports: &[u16]) ->
         None => ingress.clear(),
     }
     let slice = |vip, family: &str| {
-        let endpoint = crate::endpoint(stage, vip, State::Ready);
-        objects::slice(&format!("{name}-{family}"), name, BACKEND_PORT, vec![endpoint])
+        let endpoints = vec![endpoint(stage, vip, State::Ready)];
+        objects::slice(&format!("{name}-{family}"), name, BACKEND_PORT, endpoints)
     };
     let slices = [slice(vip4(1), "v4"), slice(vip6(1), "v6")];
     stage.manifests[0].write_all(&format!("{name}-slices"), &slices)?;

@@ -72,7 +72,9 @@ fn shared(stage: &Stage) -> Result<()> {
     write("one", State::Ready)?;
     wait_vip(stage, vip, &[NODE])?;
     stage.manifests[0].remove("two")?;
-    stage.wait_status(0, vip, "only one claims it", |row| row["services"].as_array().is_some_and(|all| all.len() == 1))?;
+    stage.wait_status(0, vip, "only one claims it", |row| {
+        row["services"].as_array().is_some_and(|all| all.len() == 1)
+    })?;
     wait_vip(stage, vip, &[NODE])?;
     stage.manifests[0].remove("one")?;
     wait_vip(stage, vip, &[])
@@ -136,7 +138,10 @@ fn node(stage: &Stage) -> Result<()> {
 fn deleted(stage: &Stage) -> Result<()> {
     let manifests = &stage.manifests[0];
     for vip in [vip4(1), vip6(1)] {
-        ensure!(loopback(stage, 0)?.contains(&host(vip)) && frr(stage, 0)?.ours.contains(&host(vip)), "{vip} is not up");
+        ensure!(
+            loopback(stage, 0)?.contains(&host(vip)) && frr(stage, 0)?.ours.contains(&host(vip)),
+            "{vip} is not up"
+        );
     }
     manifests.remove("web")?;
     for vip in [vip4(1), vip6(1)] {
@@ -183,17 +188,17 @@ fn write_pod(stage: &Stage, name: &str, restarts: u16, crash_loop: bool) -> Resu
     let node = &stage.fabric.nodes[0];
     let mut pod: Pod = objects::pod(name, node.name(), node.backend_address(vip4(1)).ip(), true, restarts);
     if crash_loop {
-        let statuses = pod.status.as_mut().and_then(|status| status.container_statuses.as_mut()).context("containers")?;
-        let waiting = ContainerStateWaiting {
-            reason: Some("CrashLoopBackOff".to_owned()),
-            ..ContainerStateWaiting::default()
-        };
+        let statuses =
+            pod.status.as_mut().and_then(|status| status.container_statuses.as_mut()).context("containers")?;
+        let waiting =
+            ContainerStateWaiting { reason: Some("CrashLoopBackOff".to_owned()), ..ContainerStateWaiting::default() };
         statuses[0].state = Some(ContainerState { waiting: Some(waiting), ..ContainerState::default() });
     }
     stage.manifests[0].write(&format!("{name}-pod"), &pod)
 }
 
 fn withdrawn(stage: &Stage, vip: std::net::IpAddr, reason: &str) -> Result<()> {
-    let gone = |row: &serde_json::Value| row["reason"] == reason && row["state"] == "withdrawn" && row["loopback"].is_null();
+    let gone =
+        |row: &serde_json::Value| row["reason"] == reason && row["state"] == "withdrawn" && row["loopback"].is_null();
     stage.wait_status(0, vip, reason, gone).map(drop)
 }

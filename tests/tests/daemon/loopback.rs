@@ -24,7 +24,8 @@ fn addresses_are_kept_and_leased() -> Result<()> {
     let specs = [NodeSpec::new(NODES[0], Mode::Connected), NodeSpec::new(NODES[1], Mode::Dynamic)];
     let mut stage = Stage::raise(&specs, Options { lease_seconds: LEASE.as_secs(), ..Options::default() })?;
     let foreign = foreign()?;
-    for (node, address) in stage.fabric.nodes.iter().flat_map(|node| foreign.iter().map(move |address| (node, address))) {
+    for (node, address) in stage.fabric.nodes.iter().flat_map(|node| foreign.iter().map(move |address| (node, address)))
+    {
         node.netns.add_address("lo", *address)?;
     }
     write_service(&stage, "foreign", &[vip4(FOREIGN)], vec![endpoint(&stage, vip4(FOREIGN), State::Ready)])?;
@@ -45,7 +46,8 @@ fn addresses_are_kept_and_leased() -> Result<()> {
     // Its owner takes the foreign address away: now the Service's VIP is ours to hold.
     ensure!(loopback(&stage, 0)?.is_superset(&foreign), "lo has {:?}", loopback(&stage, 0)?);
     stage.fabric.nodes[0].remove_vip(vip4(FOREIGN))?;
-    stage.wait_status(0, vip4(FOREIGN), "advertised", |row| row["state"] == "advertised" && row["loopback"] == "ours")?;
+    stage
+        .wait_status(0, vip4(FOREIGN), "advertised", |row| row["state"] == "advertised" && row["loopback"] == "ours")?;
     Ok(())
 }
 
@@ -71,7 +73,16 @@ fn renewed(stage: &Stage) -> Result<()> {
     let mut lifetimes: [Vec<u64>; 2] = [vec![], vec![]];
     while since.elapsed() < LEASE + LEASE / 2 {
         for (node, lifetimes) in stage.fabric.nodes.iter().zip(&mut lifetimes) {
-            lifetimes.push(lifetime(&node.netns.ip(&["-4", "-o", "addr", "show", "dev", "lo", "to", "10.100.0.1"])?)?);
+            lifetimes.push(lifetime(&node.netns.ip(&[
+                "-4",
+                "-o",
+                "addr",
+                "show",
+                "dev",
+                "lo",
+                "to",
+                "10.100.0.1",
+            ])?)?);
         }
         std::thread::sleep(Duration::from_millis(250));
     }
@@ -106,6 +117,7 @@ fn a_daemon_ends_as_it_was_told() -> Result<()> {
     }
     ensure!(loopback(&stage, 0)? == addresses && frr(&stage, 0)? == config, "the second start changed something");
     ensure_unmoved(&stage, since)?;
+    endless(&mut stage)?;
     for signal in [libc::SIGTERM, libc::SIGINT] {
         stage.daemons[0].stop(LIMIT)?;
         stage.reconfigure(0, &Options { on_exit: "withdraw", ..Options::default() })?;
@@ -123,4 +135,23 @@ fn a_daemon_ends_as_it_was_told() -> Result<()> {
         stage.wait_nodes(&[NODE], Instant::now(), LIMIT)?;
     }
     Ok(())
+}
+
+/// `lease_seconds: 0` makes the leases that are there endless, and another number ends that again.
+fn endless(stage: &mut Stage) -> Result<()> {
+    let since = Instant::now();
+    for lease_seconds in [0, 60] {
+        stage.daemons[0].stop(LIMIT)?;
+        stage.reconfigure(0, &Options { lease_seconds, ..Options::default() })?;
+        stage.daemons[0].start()?;
+        wait::until_true(&format!("a lease of {lease_seconds}"), LIMIT, || {
+            let text =
+                stage.fabric.nodes[0].netns.ip(&["-4", "-o", "addr", "show", "dev", "lo", "to", "10.100.0.1"])?;
+            let (_, lease) = text.split_once("valid_lft").context("no lifetime")?;
+            let forever = lease.trim_start().starts_with("forever");
+            ensure!(forever == (lease_seconds == 0), "{text}");
+            Ok(true)
+        })?;
+    }
+    ensure_unmoved(stage, since)
 }

@@ -10,6 +10,7 @@ mod frr_restarts;
 mod loopback;
 mod operator;
 mod sudden_death;
+mod tells;
 mod traffic;
 
 use std::collections::BTreeSet;
@@ -43,8 +44,10 @@ fn wait_vip(stage: &Stage, vip: IpAddr, nodes: &[&str]) -> Result<()> {
     stage.fabric.routes().wait_nodes(host(vip), Instant::now(), LIMIT, nodes).map(drop)
 }
 
-/// Fails if the ToR's kernel has seen any change of a VIP of `web` since then.
+/// Fails if the ToR's kernel has seen any change of a VIP of `web` since then, what is still on its way included: bgpd holds a
+/// change for 50 ms on the node, and on the ToR again.
 fn ensure_unmoved(stage: &Stage, since: Instant) -> Result<()> {
+    std::thread::sleep(Duration::from_millis(400));
     let changes = stage.changes(since);
     ensure!(changes == 0, "the ToR saw {changes} changes");
     Ok(())

@@ -35,6 +35,8 @@ fn killed_at_any_moment_it_adopts() -> Result<()> {
         round_of(&mut stage, &mut random).with_context(|| format!("round {round} with the seed {seed}"))?;
     }
     ensure_unmoved(&stage, since)?;
+    let moved = CHANGING.filter(|number| !stage.fabric.routes().changes(host(vip4(*number)), since).is_empty()).count();
+    ensure!(moved == CHANGING.len(), "only {moved} VIPs ever moved: the daemons were killed before they did anything");
     // One half of the VIPs is wanted at the end.
     write_changing(&stage, CHANGING.step_by(2), State::Ready)?;
     stage.start()?;
@@ -67,6 +69,9 @@ fn round_of(stage: &mut Stage, random: &mut Random) -> Result<()> {
             daemon.launch()?;
         }
     }
+    if random.below(2) == 0 {
+        stage.daemons.iter_mut().try_for_each(|daemon| daemon.wait_ready(LIMIT))?;
+    }
     let changes = 1 + random.below(3);
     for _ in 0..changes {
         std::thread::sleep(Duration::from_millis(random.below(150)));
@@ -83,9 +88,8 @@ fn write_changing(stage: &Stage, numbers: impl Iterator<Item = u16>, state: Stat
     let vips: Vec<IpAddr> = numbers.flat_map(|number| [vip4(number), vip6(number)]).collect();
     let service = objects::local(objects::service("changing", &vips, &[PORT]));
     let slice = |family: &str, vip: IpAddr| {
-        let endpoint = |node: &cosmolet_tests::fabric::Node| {
-            objects::endpoint(node.backend_address(vip).ip(), node.name(), state)
-        };
+        let endpoint =
+            |node: &cosmolet_tests::fabric::Node| objects::endpoint(node.backend_address(vip).ip(), node.name(), state);
         let name = format!("changing-{family}");
         objects::slice(&name, "changing", 8080, stage.fabric.nodes.iter().map(endpoint).collect())
     };

@@ -175,18 +175,28 @@ const UID: u32 = 65532;
 #[test]
 fn fewer_rights_mean_fewer_eyes_but_the_same_vips() -> Result<()> {
     let mut stage = Stage::raise(&[NodeSpec::new(NODE, Mode::Dynamic)], Options::default())?;
-    let user = |capabilities| User { id: UID, capabilities, groups: &["frrvty"] };
+    let user = |capabilities, groups| Options {
+        user: Some(User { id: UID, capabilities, groups }),
+        traffic: ENFORCE,
+        ..Options::default()
+    };
     // Without CAP_BPF: on the control plane alone, and it says so.
-    stage.run_as(0, user(&["net_admin"]))?;
+    stage.reconfigure(0, &user(&["net_admin"], &["frrvty"]))?;
     stage.daemons[0].start()?;
     ensure_user(&mut stage)?;
     stage.wait_nodes(&[NODE], Instant::now(), LIMIT)?;
-    let status = stage.daemons[0].status()?;
-    let alone = status["traffic"]["control_plane_alone"].as_str().context("it does not say why it is alone")?;
-    ensure!(alone.contains("CAP_BPF"), "{alone}");
+    wait::until_true("it says why it is alone", LIMIT, || {
+        let status = stage.daemons[0].status()?;
+        let alone = status["traffic"]["control_plane_alone"].as_str().context("it is not alone")?;
+        ensure!(alone.contains("CAP_BPF"), "{alone}");
+        Ok(true)
+    })?;
     ensure!(metric(&stage, "cosmolet_programs_running")? == 0, "{}", stage.daemons[0].metrics()?);
     let metrics = stage.daemons[0].metrics()?;
-    ensure!(metrics.contains("cosmolet_last_error{component=\"programs\",error=\"") && metrics.contains("CAP_BPF"));
+    ensure!(
+        metrics.contains("cosmolet_last_error{component=\"programs\",error=\"") && metrics.contains("CAP_BPF"),
+        "{metrics}"
+    );
     let log = stage.daemons[0].log()?;
     ensure!(log.contains("deciding by the control plane alone") && log.contains("CAP_BPF"), "{log}");
     stage.set_endpoint(0, State::NotReady)?;
@@ -196,8 +206,7 @@ fn fewer_rights_mean_fewer_eyes_but_the_same_vips() -> Result<()> {
     stage.daemons[0].stop(LIMIT)?;
     // Exactly what the chart gives: everything works, to the conviction.
     let since = Instant::now();
-    stage.run_as(0, user(&["net_admin", "bpf", "perfmon"]))?;
-    stage.reconfigure(0, &Options { traffic: ENFORCE, ..Options::default() })?;
+    stage.reconfigure(0, &user(&["net_admin", "bpf", "perfmon"], &["frrvty"]))?;
     stage.daemons[0].start()?;
     ensure_user(&mut stage)?;
     wait_interfaces(&stage, &[UPLINK])?;
@@ -205,7 +214,7 @@ fn fewer_rights_mean_fewer_eyes_but_the_same_vips() -> Result<()> {
     convicted(&stage)?;
     stage.daemons[0].stop(LIMIT)?;
     // Without the group, FRR's socket is closed: named, and nothing is put on lo that nobody would advertise.
-    stage.run_as(0, User { id: UID, capabilities: &["net_admin"], groups: &[] })?;
+    stage.reconfigure(0, &user(&["net_admin"], &[]))?;
     stage.daemons[0].launch()?;
     let bgp = stage.wait_bgp(0, "PermissionDenied", |bgp| bgp["reason"] == "PermissionDenied")?;
     ensure!(bgp["error"].as_str().is_some_and(|text| text.contains("frrvty")), "{bgp}");
@@ -220,4 +229,3 @@ fn ensure_user(stage: &mut Stage) -> Result<()> {
     ensure!(uid.split_whitespace().all(|id| id == UID.to_string()), "it runs as {uid}");
     Ok(())
 }
-
