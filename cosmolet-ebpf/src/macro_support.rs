@@ -3,7 +3,9 @@
 use aya_ebpf::Global;
 use aya_ebpf::btf_maps::RingBuf;
 use aya_ebpf::macros::btf_map;
-pub(crate) use aya_log_common::{Argument, DefaultFormatter, DisplayHint, Field, Header, IpFormatter, Level, LogValueLength};
+pub(crate) use aya_log_common::{
+    Argument, DefaultFormatter, DisplayHint, Field, Header, IpFormatter, Level, LogValueLength,
+};
 
 /// The records, read by `aya_log::EbpfLogger`.
 #[btf_map]

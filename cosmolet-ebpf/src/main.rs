@@ -9,7 +9,10 @@
 //! logging ones.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
-#![allow(unsafe_code, reason = "a program meets the kernel through raw pointers; the verifier proves what SAFETY comments say")]
+#![allow(
+    unsafe_code,
+    reason = "a program meets the kernel through raw pointers; the verifier proves what SAFETY comments say"
+)]
 
 #[cfg(target_arch = "bpf")]
 mod count;

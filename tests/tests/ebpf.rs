@@ -1,4 +1,10 @@
 //! A packet in, counters out: the programs by `BPF_PROG_TEST_RUN`. Needs root, and fails without it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, its helpers too"
+)]
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -206,10 +212,9 @@ fn a_handshake_is_completed_once_and_by_its_own_ack() {
 #[test]
 fn udp_and_sctp_have_ports_too() {
     Bench::each(|bench| {
-        for (port, number, payload) in [
-            (UDP, protocol::UDP, packet::udp(40000, 53, 12)),
-            (SCTP, protocol::SCTP, packet::sctp(40000, 3868)),
-        ] {
+        for (port, number, payload) in
+            [(UDP, protocol::UDP, packet::udp(40000, 53, 12)), (SCTP, protocol::SCTP, packet::sctp(40000, 3868))]
+        {
             let packet = bench.from_client(number, &payload);
             bench.ingress(&packet);
             bench.expect(port, one_in(&packet));
@@ -265,7 +270,8 @@ fn options_and_extension_headers_are_passed_over() {
         let mut bench = Bench::new(v6, log);
         // Hop-by-hop options, routing, destination options; then all eight that are followed.
         let three = packet::extension(43, 2, &packet::extension(60, 1, &packet::extension(6, 3, &segment(flag::SYN))));
-        let eight = (0..7).fold(packet::extension(6, 1, &segment(flag::SYN)), |rest, _| packet::extension(60, 1, &rest));
+        let eight =
+            (0..7).fold(packet::extension(6, 1, &segment(flag::SYN)), |rest, _| packet::extension(60, 1, &rest));
         for (first, payload) in [(0, three), (60, eight.clone())] {
             let packet = packet::ipv6(v6.client, v6.vip, first, &payload);
             bench.ingress(&packet);

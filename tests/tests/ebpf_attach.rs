@@ -1,4 +1,10 @@
 //! The programs on real interfaces, in namespaces, with real traffic. Needs root, and fails without it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, its helpers too"
+)]
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -257,7 +263,8 @@ fn dropping_the_programs_detaches_them() {
         let filters = || {
             let tc = |hook| wire.node.exec("tc", &["filter", "show", "dev", "eth1", hook]).unwrap();
             let tcx = |hook| wire.on_node(|| SchedClassifier::query_tcx("eth1", hook)).unwrap().1.len();
-            let clsact = tc("ingress").matches("handle 0xc05e0001").count() + tc("egress").matches("handle 0xc05e0001").count();
+            let clsact =
+                tc("ingress").matches("handle 0xc05e0001").count() + tc("egress").matches("handle 0xc05e0001").count();
             (tcx(TcAttachType::Ingress) + tcx(TcAttachType::Egress), clsact)
         };
         assert_eq!(filters(), if hook == Hook::Tcx { (2, 0) } else { (0, 2) });
@@ -275,7 +282,12 @@ fn clsact_counts_and_replaces_the_filters_of_a_killed_daemon() {
     // What SIGKILL leaves: nobody detaches.
     std::mem::forget(killed);
     // A filter of somebody else stays.
-    wire.node.exec("tc", &["filter", "add", "dev", "eth1", "ingress", "prio", "9", "bpf", "bytecode", "1,6 0 0 0", "flowid", "1:9"]).unwrap();
+    wire.node
+        .exec(
+            "tc",
+            &["filter", "add", "dev", "eth1", "ingress", "prio", "9", "bpf", "bytecode", "1,6 0 0 0", "flowid", "1:9"],
+        )
+        .unwrap();
     let mut programs = load(&options);
     wire.attach(&mut programs, &["eth1"]);
     for direction in ["ingress", "egress"] {
@@ -359,7 +371,8 @@ fn bpftool_loads_the_object() {
     let object = object.to_str().unwrap();
     let result = output(Command::new("bpftool").args(["prog", "loadall", object, &pins]));
     let programs = std::fs::read_dir(&pins).map(Iterator::count);
-    let refused = Command::new("bpftool").args(["--debug", "prog", "loadall", object, &format!("{pins}-debug")]).output();
+    let refused =
+        Command::new("bpftool").args(["--debug", "prog", "loadall", object, &format!("{pins}-debug")]).output();
     for pins in [pins.clone(), format!("{pins}-debug")] {
         std::fs::remove_dir_all(pins).unwrap();
     }

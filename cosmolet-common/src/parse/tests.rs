@@ -150,7 +150,8 @@ fn the_length_in_the_header_rules_out_padding() {
 #[test]
 fn unreachable_quotes_the_clients_packet() {
     let quoted = v4(protocol::TCP, 0, 4, &tcp());
-    let icmp = |kind, code, quoted: &[u8]| v4(protocol::ICMP, 0, 0, &[&[kind, code, 0, 0, 0, 0, 0, 0], quoted].concat());
+    let icmp =
+        |kind, code, quoted: &[u8]| v4(protocol::ICMP, 0, 0, &[&[kind, code, 0, 0, 0, 0, 0, 0], quoted].concat());
     for code in 0..=15 {
         let parsed = full(&icmp(3, code, &quoted), Family::V4);
         if code == 4 {
@@ -180,9 +181,7 @@ fn the_device_and_the_packet_must_agree() {
 /// Every value of every byte of a plain packet: the two ways never disagree.
 #[test]
 fn each_byte_may_be_anything() {
-    for (bytes, family) in
-        [(v4(protocol::TCP, 0, 0, &tcp()), Family::V4), (v6(protocol::TCP, &tcp()), Family::V6)]
-    {
+    for (bytes, family) in [(v4(protocol::TCP, 0, 0, &tcp()), Family::V4), (v6(protocol::TCP, &tcp()), Family::V6)] {
         for at in 0..bytes.len() {
             for value in 0..=255 {
                 let mut changed = bytes.clone();
@@ -199,8 +198,7 @@ fn agree(bytes: &[u8], family: Family) {
         if let Some(packet) = start(bytes, family, gso) {
             assert_eq!(parsed, Parsed::Packet(packet));
             let read = Start::read(bytes, family).unwrap();
-            let destination =
-                VipPortKey::new(packet.addresses.destination, packet.protocol, packet.destination_port);
+            let destination = VipPortKey::new(packet.addresses.destination, packet.protocol, packet.destination_port);
             let source = VipPortKey::new(packet.addresses.source, packet.protocol, packet.source_port);
             assert_eq!((read.destination(), read.source()), (destination, source));
         }

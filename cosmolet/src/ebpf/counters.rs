@@ -43,9 +43,10 @@ impl Counters {
         let mut left = count as usize;
         while left > 0 {
             let (read, next) = self.read_batch(from, left.min(at_once)).map_err(Error::Read)?;
-            let sums = self.values.chunks_exact(self.cpus).map(|values| {
-                values.iter().fold(Values::default(), |sum, value| sum.plus(value))
-            });
+            let sums = self
+                .values
+                .chunks_exact(self.cpus)
+                .map(|values| values.iter().fold(Values::default(), |sum, value| sum.plus(value)));
             for (key, sum) in self.keys.iter().zip(sums).take(read) {
                 each(*key, sum);
             }
@@ -90,9 +91,8 @@ impl Counters {
         };
         // SAFETY: the attributes are those of this command; both buffers have room for `count` entries (a value is
         // as many bytes on each CPU as its size, a multiple of 8), and all of them outlive the call.
-        let result = unsafe {
-            libc::syscall(libc::SYS_bpf, LOOKUP_BATCH, &raw mut attributes, size_of::<BatchAttributes>())
-        };
+        let result =
+            unsafe { libc::syscall(libc::SYS_bpf, LOOKUP_BATCH, &raw mut attributes, size_of::<BatchAttributes>()) };
         let read = attributes.count as usize;
         if result == 0 {
             return Ok((read, Some(next)));
