@@ -94,8 +94,14 @@ fn find_linker() -> Result<PathBuf> {
 /// The toolchain and why it was taken.
 fn choose(wanted: Option<Toolchain>) -> Result<(Toolchain, &'static str)> {
     match wanted {
-        Some(Toolchain::Debian) => debian().map(|()| (Toolchain::Debian, "as asked for")),
-        Some(Toolchain::Nightly) => nightly().map(|()| (Toolchain::Nightly, "as asked for")),
+        Some(wanted) => {
+            let usable = match wanted {
+                Toolchain::Debian => debian(),
+                Toolchain::Nightly => nightly(),
+            };
+            usable.with_context(|| format!("no toolchain {wanted}; install one with: {INSTALL}"))?;
+            Ok((wanted, "as asked for"))
+        }
         None => {
             let Err(no_debian) = debian() else {
                 return Ok((Toolchain::Debian, "Debian's rustc is here with a core for BPF"));
