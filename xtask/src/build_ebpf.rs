@@ -201,8 +201,27 @@ fn clean(mut command: Command) -> Command {
 }
 
 /// Puts the object in its place, unless it is there already.
+/// The object without DWARF, which makes up six of its seven parts and which nothing reads: BTF stays.
+fn stripped(built: &Path) -> Result<Vec<u8>> {
+    ensure!(built.is_file(), "cargo has not built {}", built.display());
+    let slim = built.with_extension("stripped");
+    let mut tools = vec![PathBuf::from("llvm-objcopy")];
+    if let Ok(entries) = fs::read_dir("/usr/lib") {
+        let versions = entries.flatten().map(|entry| entry.path().join("bin/llvm-objcopy"));
+        tools.extend(versions.filter(|path| path.is_file()));
+    }
+    for tool in tools {
+        let done = Command::new(&tool).arg("--strip-debug").arg(built).arg(&slim).output();
+        if done.is_ok_and(|output| output.status.success()) {
+            return Ok(fs::read(&slim)?);
+        }
+    }
+    eprintln!("build-ebpf: no llvm-objcopy: the object keeps its debugging information");
+    Ok(fs::read(built)?)
+}
+
 fn publish(built: &Path, object: &Path) -> Result<()> {
-    let new = fs::read(built).with_context(|| format!("cargo has not built {}", built.display()))?;
+    let new = stripped(built)?;
     if fs::read(object).is_ok_and(|old| old == new) {
         eprintln!("build-ebpf: {} is up to date", object.display());
         return Ok(());
