@@ -200,7 +200,6 @@ fn clean(mut command: Command) -> Command {
     command
 }
 
-/// Puts the object in its place, unless it is there already.
 /// The object without DWARF, which makes up six of its seven parts and which nothing reads: BTF stays.
 fn stripped(built: &Path) -> Result<Vec<u8>> {
     ensure!(built.is_file(), "cargo has not built {}", built.display());
@@ -220,6 +219,7 @@ fn stripped(built: &Path) -> Result<Vec<u8>> {
     Ok(fs::read(built)?)
 }
 
+/// Puts the object in its place, unless it is there already.
 fn publish(built: &Path, object: &Path) -> Result<()> {
     let new = stripped(built)?;
     if fs::read(object).is_ok_and(|old| old == new) {
