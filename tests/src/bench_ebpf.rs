@@ -17,8 +17,8 @@ use crate::packet::{self, flag};
 pub const VIPS: u16 = 1000;
 /// Packets in one turn.
 const REPEAT: u32 = 200_000;
-/// Turns of each case; the result is the median.
-const TURNS: usize = 21;
+/// Turns of each case, each with another VIP; the result is the median.
+const TURNS: u16 = 21;
 
 /// One measured case.
 #[derive(Clone, Debug, Serialize)]
@@ -70,41 +70,42 @@ struct Case {
     direction: &'static str,
     family: &'static str,
     case: &'static str,
-    frame: Vec<u8>,
+    /// One for each turn, each of another VIP.
+    frames: Vec<Vec<u8>>,
     limit: f64,
 }
 
 fn cases() -> Vec<Case> {
     let data = flag::ACK | flag::PSH;
     let mut cases = Vec::new();
-    for (family, vip, foreign, client) in [
-        ("ipv4", v4(500), IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9)), IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7))),
-        ("ipv6", v6(500), v6(VIPS + 9), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 7))),
-    ] {
-        for (direction, case, address, flags, limit) in [
-            ("in", "miss", foreign, data, 15.0),
-            ("in", "hit", vip, data, 30.0),
-            ("in", "syn", vip, flag::SYN, 30.0),
-            ("out", "miss", foreign, data, 15.0),
-            ("out", "hit", vip, data, 30.0),
-            ("out", "syn_ack", vip, flag::SYN | flag::ACK, 30.0),
+    for (family, address) in [("ipv4", v4 as fn(u16) -> IpAddr), ("ipv6", v6)] {
+        for (direction, case, first, flags, limit) in [
+            ("in", "miss", VIPS, data, 15.0),
+            ("in", "hit", 0, data, 30.0),
+            ("in", "syn", 0, flag::SYN, 30.0),
+            ("out", "miss", VIPS, data, 15.0),
+            ("out", "hit", 0, data, 30.0),
+            ("out", "syn_ack", 0, flag::SYN | flag::ACK, 30.0),
         ] {
-            let (ours, theirs) = (SocketAddr::new(address, 443), SocketAddr::new(client, 40_000));
-            let (from, to) = if direction == "in" { (theirs, ours) } else { (ours, theirs) };
-            let frame = packet::ethernet(&packet::tcp_packet(from, to, 1, 2, flags));
-            cases.push(Case { direction, family, case, frame, limit });
+            let frame = |turn: u16| {
+                let ours = SocketAddr::new(address(first + turn * (VIPS / TURNS)), 443);
+                let theirs = SocketAddr::new(address(u16::MAX - turn), 40_000);
+                let (from, to) = if direction == "in" { (theirs, ours) } else { (ours, theirs) };
+                packet::ethernet(&packet::tcp_packet(from, to, 1, 2, flags))
+            };
+            cases.push(Case { direction, family, case, frames: (0..TURNS).map(frame).collect(), limit });
         }
     }
     cases
 }
 
 fn measure_case(programs: &mut Programs, case: Case) -> Result<Row> {
-    let Case { direction, family, case, frame, limit } = case;
+    let Case { direction, family, case, frames, limit } = case;
     let name = format!("cosmolet_{direction}");
     let (mut own, mut empty) = (Vec::new(), Vec::new());
-    for _ in 0..TURNS {
-        empty.push(run(programs, "cosmolet_empty", &frame)?);
-        own.push(run(programs, &name, &frame)?);
+    for frame in &frames {
+        empty.push(run(programs, "cosmolet_empty", frame)?);
+        own.push(run(programs, &name, frame)?);
     }
     Ok(Row { direction, family, case, nanoseconds: median(&mut own), empty: median(&mut empty), limit })
 }
@@ -129,7 +130,7 @@ fn median(values: &mut [f64]) -> f64 {
 
 fn v4(n: u16) -> IpAddr {
     let [high, low] = n.to_be_bytes();
-    IpAddr::V4(Ipv4Addr::new(192, 0, 2 + high, low))
+    IpAddr::V4(Ipv4Addr::new(192, high, 2, low))
 }
 
 fn v6(n: u16) -> IpAddr {
