@@ -5,7 +5,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -94,6 +94,20 @@ impl Daemon {
     /// Its metrics as text.
     pub fn metrics(&self) -> Result<String> {
         Ok(self.get("/metrics")?.body)
+    }
+
+    /// Runs `cosmolet status` where the daemon is, with more arguments.
+    pub fn ask_status(&self, args: &[&str]) -> Result<Output> {
+        let server = self.http.to_string();
+        let mut command = self.netns.command(&binary()?.to_string_lossy());
+        command.args(["status", "--server", &server]).args(args).stdin(Stdio::null());
+        command.output().context("starting cosmolet status")
+    }
+
+    /// Everything that it has written to its log.
+    pub fn log(&mut self) -> Result<String> {
+        let path = self.process()?.log();
+        fs::read_to_string(path).with_context(|| path.display().to_string())
     }
 
     /// Replaces the configuration for the next start.
