@@ -79,7 +79,9 @@ pub enum Command {
     /// Run the daemon until SIGTERM or SIGINT.
     #[command(after_help = AFTER_RUN)]
     Run {
-        /// The configuration file. Any key can be overridden by a variable: bgp.asn by COSMOLET_BGP_ASN.
+        /// The configuration file
+        ///
+        /// Any key can be overridden by a variable: bgp.asn by COSMOLET_BGP_ASN.
         #[arg(long, short, default_value = DEFAULT_CONFIG, env = "COSMOLET_CONFIG")]
         config: PathBuf,
     },
