@@ -28,25 +28,72 @@ Examples:
   cosmolet status                                     which VIPs does this node advertise, and why not the others?
   cosmolet status -o json | jq '.vips[] | select(.state == \"withdrawn\")'
 
-Exit codes: 0 all is well; 1 it failed; 2 the command line is wrong; for `status` also 3: some VIP is neither
-advertised nor withdrawn as decided, or a part of the daemon is in trouble.";
+Exit codes: 0 all is well; 1 it failed; 2 the command line is wrong; for `status` also 3: the daemon answers, but
+something is wrong.";
+
+const AFTER_RUN: &str = "\
+Examples:
+  cosmolet run                                               read /etc/cosmolet/cosmolet.yaml
+  COSMOLET_LOGGING_LEVEL=debug cosmolet run -c ./test.yaml   the same with one key overridden
+  RUST_LOG=warn,cosmolet::frr=trace cosmolet run             the log of one module in full
+
+SIGTERM and SIGINT end it: with bgp.on_exit: keep the VIPs stay until their lease ends, so that an upgrade moves no
+route; with withdraw they leave first. It needs CAP_NET_ADMIN for the loopback, the group frrvty for FRR, CAP_BPF and
+CAP_PERFMON for counting traffic; without these two it decides by the control plane alone.
+
+Exit codes: 0 ended by a signal; 1 the configuration is wrong or it could not start; 2 the command line is wrong.";
+
+const AFTER_CHECK_CONFIG: &str = "\
+Examples:
+  cosmolet check-config ./cosmolet.yaml                       errors name the key, the value and the rule
+  COSMOLET_BGP_ASN=65001 cosmolet check-config ./cosmolet.yaml   with variables, as the daemon would see them
+
+Nothing is changed and nobody is asked: neither FRR nor Kubernetes need to be there.
+
+Exit codes: 0 it is right (warnings go to standard error); 1 it is wrong; 2 the command line is wrong.";
+
+const AFTER_STATUS: &str = "\
+Examples:
+  cosmolet status                                 a line for each VIP; what is wrong stands above them, after a !
+  cosmolet status --server 10.0.0.7:9470          another node's daemon
+  cosmolet status -o json | jq '.vips[] | select(.state == \"withdrawn\") | {vip, reason}'
+  cosmolet status > /dev/null || echo look here   for scripts
+
+States: undecided (before everything was read once), pending, advertised, withdrawing, withdrawn, refused (it may not be
+advertised at all). TRAFFIC counts both directions since the daemon's start; RST are those that clients did not make.
+
+Exit codes: 0 all is as decided; 1 no daemon answers; 2 the command line is wrong; 3 it answers, but something is wrong:
+a VIP pending for more than 5 s, a BGP session down, Services not readable, traffic not counted.";
+
+const AFTER_COMPLETION: &str = "\
+Examples:
+  cosmolet completion bash > /etc/bash_completion.d/cosmolet
+  cosmolet completion zsh > \"${fpath[1]}/_cosmolet\"
+  cosmolet completion fish > ~/.config/fish/completions/cosmolet.fish
+
+Exit codes: 0 printed; 1 it could not be written; 2 there is no such shell.";
 
 /// The commands.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Run the daemon until SIGTERM or SIGINT.
+    #[command(after_help = AFTER_RUN)]
     Run {
-        /// The configuration file. Any key can be overridden by a variable: bgp.asn by COSMOLET_BGP_ASN.
+        /// The configuration file
+        ///
+        /// Any key can be overridden by a variable: bgp.asn by COSMOLET_BGP_ASN.
         #[arg(long, short, default_value = DEFAULT_CONFIG, env = "COSMOLET_CONFIG")]
         config: PathBuf,
     },
     /// Say whether a configuration file is right, and what it means.
+    #[command(after_help = AFTER_CHECK_CONFIG)]
     CheckConfig {
         /// The configuration file.
         #[arg(default_value = DEFAULT_CONFIG)]
         file: PathBuf,
     },
     /// Show each VIP of this node: state, reason, mode, in RIB, traffic.
+    #[command(after_help = AFTER_STATUS)]
     Status {
         /// Where the daemon listens (http.listen).
         #[arg(long, short, default_value = "127.0.0.1:9470", env = "COSMOLET_SERVER")]
@@ -56,6 +103,7 @@ pub enum Command {
         output: Output,
     },
     /// Print the completion script of a shell.
+    #[command(after_help = AFTER_COMPLETION)]
     Completion {
         /// The shell.
         shell: clap_complete::Shell,

@@ -13,6 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
@@ -20,7 +21,9 @@ use kube::core::ApiResource;
 use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::netns::output;
 use crate::objects::NAMESPACE;
@@ -50,7 +53,7 @@ pub enum Place<'a> {
 pub enum User {
     /// May do everything.
     Admin,
-    /// The chart's service account: may do what RBAC gives it.
+    /// The daemon's service account: may do what RBAC gives it, which is nothing before a test applies it.
     Cosmolet,
 }
 
@@ -65,9 +68,17 @@ impl User {
     }
 }
 
-const TOKENS: &str = "admin,admin,admin,\"system:masters\"
-cosmolet,system:serviceaccount:cosmolet:cosmolet,cosmolet,\"system:serviceaccounts,system:serviceaccounts:cosmolet\"
-";
+/// The service account is that of `deploy/cosmolet.yaml`, so that its ClusterRoleBinding fits.
+fn tokens(users: &[User]) -> String {
+    let line = |user: &User| match user {
+        User::Admin => "admin,admin,admin,\"system:masters\"\n",
+        User::Cosmolet => {
+            "cosmolet,system:serviceaccount:cosmolet-system:cosmolet,cosmolet,\
+             \"system:serviceaccounts,system:serviceaccounts:cosmolet-system\"\n"
+        }
+    };
+    users.iter().map(line).collect()
+}
 
 /// The running control plane.
 #[derive(Debug)]
@@ -78,7 +89,13 @@ pub struct ApiServer {
     runtime: Runtime,
     directory: PathBuf,
     url: String,
+    etcd_port: u16,
 }
+
+/// Requests in flight when many objects are written.
+const PARALLEL: usize = 8;
+/// Objects written within one request limit.
+const CHUNK: usize = 64;
 
 impl ApiServer {
     /// Starts etcd and the API server and waits until it is ready (about 4 s).
@@ -90,7 +107,7 @@ impl ApiServer {
         };
         let [client, peer, secure] = ports(netns)?;
         certificates(&directory, address)?;
-        fs::write(directory.join("tokens.csv"), TOKENS)?;
+        fs::write(directory.join("tokens.csv"), tokens(&[User::Admin, User::Cosmolet]))?;
         let etcd = etcd(lab, &directory, client, peer)?;
         let server_spec = api_server(lab, &directory, address, client, secure)?;
         let inside = |spec: Spec| match netns {
@@ -100,7 +117,7 @@ impl ApiServer {
         let (etcd, server_spec) = (inside(etcd).start()?, inside(server_spec));
         let runtime = Runtime::start("kube", netns.map(Netns::door))?;
         let url = format!("https://{address}:{secure}");
-        let mut api = Self { server: None, server_spec, _etcd: etcd, runtime, directory, url };
+        let mut api = Self { server: None, server_spec, _etcd: etcd, runtime, directory, url, etcd_port: client };
         for user in [User::Admin, User::Cosmolet] {
             fs::write(api.kubeconfig(user), api.kubeconfig_text(user))?;
         }
@@ -126,6 +143,37 @@ impl ApiServer {
         self.process()?.kill()?;
         self.server = None;
         Ok(())
+    }
+
+    /// Chooses whose tokens are known from the next start on; the tokens of others are rejected (401).
+    pub fn know(&self, users: &[User]) -> Result<()> {
+        Ok(fs::write(self.directory.join("tokens.csv"), tokens(users))?)
+    }
+
+    /// Makes etcd forget every version but the newest, after one more change: whoever watches from an older one is told
+    /// 410 Gone and must list again.
+    pub fn compact(&self) -> Result<()> {
+        let put = self.etcd("put", json!({"key": "Zm9v", "value": "Zm9v"}))?;
+        let revision = put["header"]["revision"].as_str().context("etcd named no revision")?.to_owned();
+        self.etcd("compaction", json!({"revision": revision, "physical": true})).map(drop)
+    }
+
+    /// A call through etcd's JSON gateway; bytes are base64 in it.
+    fn etcd(&self, call: &str, body: Value) -> Result<Value> {
+        let (port, body) = (self.etcd_port, body.to_string());
+        let head = format!(
+            "POST /v3/kv/{call} HTTP/1.0\r\nHost: etcd\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        self.runtime.run(async move {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+            stream.write_all(format!("{head}{body}").as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            let (head, body) = answer.split_once("\r\n\r\n").context("no end of the header")?;
+            ensure!(head.contains(" 200 "), "etcd answers {answer}");
+            Ok(serde_json::from_str(body)?)
+        })?
     }
 
     /// The server's process, to pause and resume it.
@@ -177,22 +225,33 @@ impl ApiServer {
     where
         K: Resource<DynamicType = ()> + Serialize,
     {
-        let resource = ApiResource::erase::<K>(&());
-        let (name, namespace) = (object.name_any(), object.namespace());
-        let document = serde_json::to_value(object)?;
-        self.run(async move |client| {
-            let api: Api<DynamicObject> = match &namespace {
-                Some(namespace) => Api::namespaced_with(client, namespace, &resource),
-                None => Api::all_with(client, &resource),
+        self.apply_all(std::slice::from_ref(object))
+    }
+
+    /// The same for many objects, a few at a time.
+    pub fn apply_all<K>(&self, objects: &[K]) -> Result<()>
+    where
+        K: Resource<DynamicType = ()> + Serialize,
+    {
+        for chunk in objects.chunks(CHUNK) {
+            let document = |object: &K| {
+                let (name, namespace) = (object.name_any(), object.namespace());
+                Ok((name, namespace, serde_json::to_value(object)?))
             };
-            let how = PatchParams::apply(MANAGER).force();
-            api.patch(&name, &how, &Patch::Apply(&document)).await?;
-            if let Some(status) = document.get("status") {
-                let status = Patch::Merge(json!({ "status": status }));
-                api.patch_status(&name, &PatchParams::default(), &status).await?;
-            }
-            Ok(())
-        })
+            let documents: Vec<(String, Option<String>, Value)> = chunk.iter().map(document).collect::<Result<_>>()?;
+            let resource = ApiResource::erase::<K>(&());
+            self.run(async move |client| {
+                let writes = documents.into_iter().map(|(name, namespace, document)| {
+                    let api: Api<DynamicObject> = match &namespace {
+                        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+                        None => Api::all_with(client.clone(), &resource),
+                    };
+                    write(api, name, document)
+                });
+                futures::stream::iter(writes).buffer_unordered(PARALLEL).try_collect::<()>().await
+            })?;
+        }
+        Ok(())
     }
 
     /// Reads a namespaced object, if it is there.
@@ -240,6 +299,17 @@ impl ApiServer {
             user.token()
         )
     }
+}
+
+/// Writes one object, then its status.
+async fn write(api: Api<DynamicObject>, name: String, document: Value) -> Result<()> {
+    let how = PatchParams::apply(MANAGER).force();
+    api.patch(&name, &how, &Patch::Apply(&document)).await?;
+    if let Some(status) = document.get("status") {
+        let status = Patch::Merge(json!({ "status": status }));
+        api.patch_status(&name, &PatchParams::default(), &status).await?;
+    }
+    Ok(())
 }
 
 /// Ports for etcd's clients, etcd's peers and the API server: the usual ones in a namespace of its own, else free ones.

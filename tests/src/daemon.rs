@@ -115,6 +115,20 @@ impl Daemon {
         Ok(self.get("/metrics")?.body)
     }
 
+    /// Runs `cosmolet status` where the daemon is, with more arguments.
+    pub fn ask_status(&self, args: &[&str]) -> Result<Output> {
+        let server = self.http.to_string();
+        let mut command = self.netns.command(&binary()?.to_string_lossy());
+        command.args(["status", "--server", &server]).args(args).stdin(Stdio::null());
+        command.output().context("starting cosmolet status")
+    }
+
+    /// Everything that it has written to its log.
+    pub fn log(&mut self) -> Result<String> {
+        let path = self.process()?.log();
+        fs::read_to_string(path).with_context(|| path.display().to_string())
+    }
+
     /// Replaces the configuration for the next start.
     pub fn write_config(&self, config: &str) -> Result<()> {
         Ok(fs::write(&self.config, config)?)

@@ -22,6 +22,7 @@ pub mod manifests;
 pub mod netns;
 pub mod nft;
 pub mod objects;
+pub mod openmetrics;
 pub mod packet;
 pub mod process;
 pub mod report;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
+use super::print;
 use crate::config::{Config, OnExit, Source};
 use crate::kubernetes::project::LabelSelector;
 
@@ -22,22 +23,36 @@ pub fn run(path: &Path) -> Result<ExitCode> {
     for warning in &config.warnings {
         eprintln!("warning: {warning}");
     }
-    println!("{}: right", path.display());
-    println!("  node                {}", config.node_name);
-    println!("  Services            {}", sources(&config));
-    println!("  namespaces          {}", list(&config.services.namespaces, "all"));
-    println!("  selector            {}", or(&selector.to_string(), "none"));
-    let types: Vec<String> = config.services.types.iter().map(|kind| kind.as_str().to_owned()).collect();
-    println!("  types               {}", list(&types, ""));
-    let ranges: Vec<String> = config.services.rules.ranges.iter().map(ToString::to_string).collect();
-    println!("  VIP ranges          {}", list(&ranges, "any address that may be advertised at all"));
-    let lease = config.loopback.lease.map_or_else(|| "for ever".to_owned(), |lease| format!("{} s", lease.as_secs()));
-    println!("  loopback            {}, lease {lease}", config.loopback.interface);
-    println!("  BGP                 {}", bgp(&config));
-    println!("  traffic             {}", config.traffic.mode.as_str());
-    println!("  uplinks             {}", list(&config.traffic.interfaces, "found from the routes"));
-    println!("  HTTP                {}", config.http_listen);
+    let mut text = format!("{}: right\n", path.display());
+    for (what, meaning) in meanings(&config, &selector) {
+        text.push_str(&format!("  {what:<18}  {meaning}\n"));
+    }
+    print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the file means, by subject, in the order of its sections.
+fn meanings(config: &Config, selector: &LabelSelector) -> Vec<(&'static str, String)> {
+    let (services, rules) = (&config.services, &config.services.rules);
+    let lease = config.loopback.lease.map_or_else(|| "for ever".to_owned(), |lease| format!("{} s", lease.as_secs()));
+    let logs = if config.logging.json { "json" } else { "text" };
+    vec![
+        ("node", config.node_name.clone()),
+        ("Services", sources(config)),
+        ("namespaces", list(&services.namespaces, "all")),
+        ("selector", list(&[selector], "none")),
+        ("types", list(&services.types.iter().map(|kind| kind.as_str()).collect::<Vec<_>>(), "")),
+        ("classes", list(&services.load_balancer_classes, "any")),
+        ("VIP ranges", list(&rules.ranges, "any address that may be advertised at all")),
+        ("drain taints", list(&services.drain_taints, "none")),
+        ("loopback", format!("{}, lease {lease}", config.loopback.interface)),
+        ("never touched", list(&rules.excluded, "only what others have put there")),
+        ("BGP", bgp(config)),
+        ("traffic", config.traffic.mode.as_str().to_owned()),
+        ("uplinks", list(&config.traffic.interfaces, "found from the routes")),
+        ("HTTP", config.http_listen.to_string()),
+        ("logs", format!("{}, {logs}", config.logging.level.as_str().to_lowercase())),
+    ]
 }
 
 fn sources(config: &Config) -> String {
@@ -60,10 +75,7 @@ fn bgp(config: &Config) -> String {
     format!("AS {asn}, mode {mode}, VIPs {exit} on exit, sockets in {}", config.frr_sockets.display())
 }
 
-fn list(items: &[String], none: &str) -> String {
-    or(&items.join(", "), none).to_owned()
-}
-
-const fn or<'a>(text: &'a str, none: &'a str) -> &'a str {
-    if text.is_empty() { none } else { text }
+fn list(items: &[impl ToString], none: &str) -> String {
+    let joined = items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if joined.is_empty() { none.to_owned() } else { joined }
 }

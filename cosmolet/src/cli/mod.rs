@@ -1,12 +1,16 @@
 //! The commands.
-#![allow(clippy::print_stdout, reason = "a command's answer belongs on standard output")]
 
 pub mod check_config;
 mod client;
 pub mod completion;
 pub mod run;
+#[cfg(test)]
+mod samples;
 pub mod status;
+pub mod table;
+pub mod troubles;
 
+use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use crate::args::{Args, Command};
@@ -21,8 +25,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::CheckConfig { file } => check_config::run(&file),
         Command::Status { server, output } => status::run(&server, output),
         Command::Completion { shell } => {
-            completion::run(shell);
+            completion::run(shell)?;
             Ok(ExitCode::SUCCESS)
         }
+    }
+}
+
+/// Writes a command's answer to standard output. A reader that has seen enough (`| head`) is no error.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other,
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::book::{Book, PortTraffic, Row, Summary};
 use crate::engine::event::TrafficCounts;
-use crate::engine::intent::Decision;
+use crate::engine::intent::{Decision, VipHealth};
 use crate::engine::observed::{BgpState, Owner, ProgramsState};
 use crate::engine::status::{ClaimStatus, VipStatus};
 use crate::engine::types::{Port, Timestamp, Vip};
@@ -46,6 +46,8 @@ pub struct SourceStatus {
     pub kind: String,
     /// `syncing`, `synced` or `stale`.
     pub state: String,
+    /// It has delivered everything once: VIPs are decided.
+    pub delivered: bool,
     /// Why it is stale.
     pub error: Option<String>,
 }
@@ -144,12 +146,14 @@ pub struct ServiceRow {
     pub kind: String,
     /// `unknown`, `up`, `suspect`, `down` or `trial`.
     pub health: String,
+    /// What its traffic says while nothing acts on it, in a word.
+    pub suspicion: Option<String>,
     /// How often in a row its traffic has convicted it.
     pub ejections: u32,
 }
 
 /// What was counted for one port since the daemon's start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Packets from clients.
     pub packets_in: u64,
@@ -268,7 +272,12 @@ fn source(summary: &Summary) -> SourceStatus {
         SourceState::Stale(error) => Some(error.clone()),
         SourceState::Syncing | SourceState::Synced => None,
     };
-    SourceStatus { kind: summary.source_kind.to_owned(), state: summary.source.as_str().to_owned(), error }
+    SourceStatus {
+        kind: summary.source_kind.to_owned(),
+        state: summary.source.as_str().to_owned(),
+        delivered: summary.synced,
+        error,
+    }
 }
 
 fn bgp(state: &BgpState) -> BgpStatus {
@@ -339,7 +348,12 @@ fn vip_row(vip: Vip, row: &Row, now: Timestamp) -> Option<VipRow> {
 }
 
 fn service_row(claim: &ClaimStatus) -> ServiceRow {
+    let suspicion = match claim.health {
+        VipHealth::Suspect(reason) => Some(reason.to_string()),
+        VipHealth::Unknown | VipHealth::Up | VipHealth::Down(_) | VipHealth::Trial => None,
+    };
     ServiceRow {
+        suspicion,
         namespace: claim.service.namespace.to_string(),
         name: claim.service.name.to_string(),
         kind: claim.kind.as_str().to_owned(),

@@ -307,14 +307,31 @@ impl<'de> Visitor<'de> for ItemSequence<'_, '_> {
 }
 
 fn add<K: Project>(object: &K, selection: &Selection, objects: &mut Vec<Object>) -> Result<(), String> {
-    if object.meta().name.as_deref().unwrap_or_default().is_empty() {
+    let meta = object.meta();
+    let name = meta.name.as_deref().unwrap_or_default();
+    if name.is_empty() {
         return Err(format!("a {} without `metadata.name`", K::KIND.as_str()));
+    }
+    let named =
+        [("name", Some(name)), ("namespace", meta.namespace.as_deref().filter(|namespace| !namespace.is_empty()))];
+    if let Some((key, text)) =
+        named.into_iter().find_map(|(key, text)| text.filter(|text| !is_name(text)).map(|text| (key, text)))
+    {
+        return Err(printable(&format!(
+            "`metadata.{key}`: {text:?}: must be lower-case letters, digits, - and ., at most 253"
+        )));
     }
     if objects.len() == MAX_OBJECTS {
         return Err(format!("more than {MAX_OBJECTS} objects"));
     }
     objects.push(object.project(selection));
     Ok(())
+}
+
+/// The names that the API server lets through (RFC 1123): nothing that could break a line of a log or a terminal.
+fn is_name(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+    text.len() <= 253 && text.bytes().all(fits)
 }
 
 fn refusal(reason: impl Into<String>) -> Refusal {

@@ -1,0 +1,88 @@
+//! A status to start tests from.
+
+use crate::http::status::{
+    BgpStatus, Counts, PeerRow, PortRow, RibRow, ServiceRow, SourceStatus, Status, TrafficStatus, VipRow,
+};
+
+/// A node that is well: one VIP advertised with traffic on it, one withdrawn for a good reason.
+pub(super) fn healthy() -> Status {
+    let peer = |name: &str| PeerRow { name: name.to_owned(), established: true };
+    Status {
+        version: "0.1.0".to_owned(),
+        node: "node1".to_owned(),
+        uptime_seconds: 7200.0,
+        source: SourceStatus {
+            kind: "kubernetes".to_owned(),
+            state: "synced".to_owned(),
+            delivered: true,
+            error: None,
+        },
+        bgp: BgpStatus {
+            state: "up".to_owned(),
+            reason: None,
+            error: None,
+            asn: Some(65001),
+            ipv4_mode: Some("dynamic".to_owned()),
+            ipv6_mode: Some("connected".to_owned()),
+            peers: vec![peer("10.1.1.1"), peer("fe80::1")],
+        },
+        traffic: TrafficStatus {
+            mode: "observe".to_owned(),
+            interfaces: vec!["uplink".to_owned()],
+            control_plane_alone: None,
+        },
+        services: 2,
+        vips: vec![advertised(), withdrawn()],
+        unusable_addresses: Vec::new(),
+        manifest_problems: Vec::new(),
+        transitions: Vec::new(),
+    }
+}
+
+fn advertised() -> VipRow {
+    let total = Counts { packets_in: 6000, packets_out: 6345, rst_backend: 2, rst_host: 1, ..Counts::default() };
+    VipRow {
+        loopback: Some("ours".to_owned()),
+        lease_left_seconds: Some(100.0),
+        network: Some("ours".to_owned()),
+        rib: Some(RibRow { valid: true, best: true, advertised_to: 1 }),
+        traffic: vec![PortRow { port: "80/tcp".to_owned(), total, last_seen_seconds: 0.5 }],
+        ..row("10.100.0.1", "advertised", "web", "up")
+    }
+}
+
+fn withdrawn() -> VipRow {
+    VipRow {
+        reason: Some("NoLocalEndpoint".to_owned()),
+        explanation: Some("its traffic policy is Local and this node has no usable endpoint".to_owned()),
+        rib: Some(RibRow { valid: false, best: false, advertised_to: 0 }),
+        ..row("10.100.0.2", "withdrawn", "mail", "down")
+    }
+}
+
+fn row(vip: &str, state: &str, service: &str, health: &str) -> VipRow {
+    let service = ServiceRow {
+        namespace: "default".to_owned(),
+        name: service.to_owned(),
+        kind: "LoadBalancer".to_owned(),
+        health: health.to_owned(),
+        suspicion: None,
+        ejections: 0,
+    };
+    VipRow {
+        vip: vip.to_owned(),
+        family: "ipv4".to_owned(),
+        state: state.to_owned(),
+        reason: None,
+        explanation: None,
+        since_seconds: 7200.0,
+        mode: Some("dynamic".to_owned()),
+        loopback: None,
+        lease_left_seconds: None,
+        network: None,
+        rib: None,
+        last_error: None,
+        services: vec![service],
+        traffic: Vec::new(),
+    }
+}
