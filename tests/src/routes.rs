@@ -135,6 +135,22 @@ impl Routes {
         table.changes.iter().filter(|change| change.prefix == prefix && change.at >= since).cloned().collect()
     }
 
+    /// Those of [`Routes::changes`] by which other nodes (interfaces) carry the prefix. A new session may name its next hop by
+    /// another address first, and by its link-local one a moment later: nothing has moved then.
+    #[must_use]
+    pub fn moves(&self, prefix: IpNet, since: Instant) -> Vec<Change> {
+        let nodes = |hops: &NextHops| hops.iter().map(|hop| hop.interface.clone()).collect::<BTreeSet<_>>();
+        let (table, mut last, mut found) = (self.lock(), BTreeSet::new(), Vec::new());
+        for change in table.changes.iter().filter(|change| change.prefix == prefix) {
+            let now = nodes(&change.next_hops);
+            if change.at >= since && now != last {
+                found.push(change.clone());
+            }
+            last = now;
+        }
+        found
+    }
+
     /// How many prefixes within `range` have a route now.
     #[must_use]
     pub fn count_within(&self, range: IpNet) -> usize {
@@ -216,6 +232,19 @@ mod tests {
         routes.update(start, prefix(), Update::Remove(hops(&["n1"])));
         assert_eq!(routes.changes(prefix(), start).len(), 3);
         assert!(routes.now(prefix()).is_empty());
+    }
+
+    #[test]
+    fn another_gateway_is_a_change_but_no_move() {
+        let routes = Routes::default();
+        let start = Instant::now();
+        let by = |gateway: &str| NextHop { interface: "n1".to_owned(), gateway: gateway.parse().ok() };
+        for next_hops in [[by("fd00::2")], [by("fe80::2")]] {
+            routes.update(start, prefix(), Update::Set(next_hops.into()));
+        }
+        assert_eq!((routes.changes(prefix(), start).len(), routes.moves(prefix(), start).len()), (2, 1));
+        routes.update(start, prefix(), Update::Set(hops(&[])));
+        assert_eq!(routes.moves(prefix(), start).len(), 2);
     }
 
     #[test]

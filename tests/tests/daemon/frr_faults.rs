@@ -9,7 +9,7 @@ use cosmolet_tests::objects::State;
 use cosmolet_tests::stage::{Options, Stage};
 use serde_json::Value;
 
-use crate::{LIMIT, NODE, REREAD, frr, loopback, wait_vip};
+use crate::{LIMIT, NODE, REREAD, frr, loopback, restart_bgpd, wait_vip};
 
 const VIEW: [&str; 2] = ["router bgp 65199 view OTHER", "bgp router-id 10.255.9.9"];
 
@@ -42,7 +42,7 @@ fn down_at_start(stage: &mut Stage) -> Result<()> {
 fn no_instance(stage: &mut Stage) -> Result<()> {
     let (before, config) = (frr(stage, 0)?, stage.fabric.nodes[0].frr.config()?);
     stage.fabric.nodes[0].frr.write_config("hostname node1\n")?;
-    stage.fabric.nodes[0].frr.restart(Daemon::Bgpd)?;
+    restart_bgpd(stage, 0)?;
     let empty = frr(stage, 0)?;
     fault(stage, "NoInstance")?;
     // A change that asks for steps must not create an instance either.
@@ -85,13 +85,13 @@ fn two_instances_from_the_start(stage: &mut Stage) -> Result<()> {
     let config = stage.fabric.nodes[0].frr.config()?;
     let second = "router bgp 65198 vrf red\n bgp router-id 10.255.9.8\nexit\n";
     stage.fabric.nodes[0].frr.write_config(&format!("{config}{second}"))?;
-    stage.fabric.nodes[0].frr.restart(Daemon::Bgpd)?;
+    restart_bgpd(stage, 0)?;
     let before = frr(stage, 0)?;
     let error = fault(stage, "SeveralInstances")?;
     ensure!(error["error"].as_str().is_some_and(|text| text.contains("vrf red")), "{error}");
     ensure!(frr(stage, 0)? == before, "{:?}", frr(stage, 0)?);
     stage.fabric.nodes[0].frr.write_config(&config)?;
-    stage.fabric.nodes[0].frr.restart(Daemon::Bgpd)?;
+    restart_bgpd(stage, 0)?;
     mended(stage)
 }
 
@@ -108,7 +108,7 @@ fn contradicting_asn(stage: &mut Stage) -> Result<()> {
     // It is FRR that was wrong.
     let config = stage.fabric.nodes[0].frr.config()?.replace("router bgp 65001", "router bgp 65099");
     stage.fabric.nodes[0].frr.write_config(&config)?;
-    stage.fabric.nodes[0].frr.restart(Daemon::Bgpd)?;
+    restart_bgpd(stage, 0)?;
     mended(stage)
 }
 

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use cosmolet_tests::fabric::{BACKEND_PORT, Mode, NodeSpec, host};
+use cosmolet_tests::frr::Daemon;
 use cosmolet_tests::objects::{self, State};
 use cosmolet_tests::running_config::RunningConfig;
 use cosmolet_tests::stage::{Options, PORT, Stage, prefixes};
@@ -44,13 +45,29 @@ fn wait_vip(stage: &Stage, vip: IpAddr, nodes: &[&str]) -> Result<()> {
     stage.fabric.routes().wait_nodes(host(vip), Instant::now(), LIMIT, nodes).map(drop)
 }
 
-/// Fails if the ToR's kernel has seen any change of a VIP of `web` since then, what is still on its way included: bgpd holds a
-/// change for 50 ms on the node, and on the ToR again.
+/// Fails if the ToR's kernel has seen a VIP of `web` come to or go from any node since then, what is still on its way included:
+/// bgpd holds a change for 50 ms on the node, and on the ToR again.
 fn ensure_unmoved(stage: &Stage, since: Instant) -> Result<()> {
     std::thread::sleep(Duration::from_millis(400));
-    let changes = prefixes().map(|prefix| stage.fabric.routes().changes(prefix, since)).concat();
-    ensure!(changes.is_empty(), "the ToR saw {changes:#?}");
+    let moves = prefixes().map(|prefix| stage.fabric.routes().moves(prefix, since)).concat();
+    ensure!(moves.is_empty(), "the ToR saw {moves:#?}");
     Ok(())
+}
+
+/// Kills and starts a node's bgpd, which the ToR sees: whoever waits for the node's return must not find it there still.
+fn restart_bgpd(stage: &mut Stage, index: usize) -> Result<()> {
+    let others: Vec<String> = stage
+        .fabric
+        .nodes
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| *i != index)
+        .map(|(_, node)| node.name().to_owned())
+        .collect();
+    let others: Vec<&str> = others.iter().map(String::as_str).collect();
+    let since = stage.fabric.nodes[index].frr.kill(Daemon::Bgpd)?;
+    stage.wait_nodes(&others, since, LIMIT)?;
+    stage.fabric.nodes[index].frr.restart(Daemon::Bgpd).map(drop)
 }
 
 /// The addresses on a node's `lo`.

@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use cosmolet_tests::fabric::{Mode, NodeSpec, host, vip4, vip6};
-use cosmolet_tests::frr::Daemon;
 use cosmolet_tests::objects::State;
 use cosmolet_tests::stage::{Options, Stage};
 use cosmolet_tests::wait;
 
-use crate::{LIMIT, NODE, REREAD, endpoint, ensure_unmoved, frr, loopback, metric, wait_vip, write_service};
+use crate::{
+    LIMIT, NODE, REREAD, endpoint, ensure_unmoved, frr, loopback, metric, restart_bgpd, wait_vip, write_service,
+};
 
 /// The VIP that the operator's own configuration has a `network` statement for.
 const STATIC: u16 = 9;
@@ -109,7 +110,7 @@ fn another_configuration(stage: &mut Stage) -> Result<()> {
         [(&connected, "connected", &[][..]), (&config, "dynamic", &[host(vip4(1)), host(vip6(1))])]
     {
         stage.fabric.nodes[0].frr.write_config(text)?;
-        stage.fabric.nodes[0].frr.restart(Daemon::Bgpd)?;
+        restart_bgpd(stage, 0)?;
         let what = format!("{mode} after a restart");
         stage.wait_bgp(0, &what, |bgp| bgp["ipv4_mode"] == mode && bgp["ipv6_mode"] == mode)?;
         stage.wait_nodes(&[NODE], Instant::now(), REREAD)?;
