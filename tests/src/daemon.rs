@@ -118,15 +118,7 @@ impl Daemon {
     /// Runs `cosmolet status` where the daemon is, with more arguments.
     pub fn ask_status(&self, args: &[&str]) -> Result<Output> {
         let server = self.http.to_string();
-        let mut command = self.netns.command(&binary()?.to_string_lossy());
-        command.args(["status", "--server", &server]).args(args).stdin(Stdio::null());
-        command.output().context("starting cosmolet status")
-    }
-
-    /// Everything that it has written to its log.
-    pub fn log(&mut self) -> Result<String> {
-        let path = self.process()?.log();
-        fs::read_to_string(path).with_context(|| path.display().to_string())
+        self.cli(&[&["status", "--server", &server], args].concat())
     }
 
     /// Replaces the configuration for the next start.
