@@ -23,8 +23,20 @@ const TRANSITIONS: usize = 256;
 pub struct Row {
     /// The engine's row.
     pub status: Option<VipStatus>,
+    /// Since when it is in its state, for its reason.
+    pub since: Timestamp,
     /// What the programs counted, by declared port.
     pub traffic: BTreeMap<Port, PortTraffic>,
+}
+
+impl Row {
+    fn tell(&mut self, status: VipStatus, now: Timestamp) {
+        let as_before = |old: &VipStatus| (old.state, old.reason) == (status.state, status.reason);
+        if !self.status.as_ref().is_some_and(as_before) {
+            self.since = now;
+        }
+        self.status = Some(status);
+    }
 }
 
 /// What the programs counted for one port.
@@ -153,9 +165,10 @@ impl Book {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return false,
         };
+        let now = self.now();
         for (vip, status) in rows() {
             match status {
-                Some(status) => book.entry(vip).or_default().status = Some(status),
+                Some(status) => book.entry(vip).or_default().tell(status, now),
                 None => drop(book.remove(&vip)),
             }
         }
@@ -174,5 +187,48 @@ impl Book {
             traffic.last = sample.counts;
             traffic.at = now;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::status::VipState;
+
+    fn told(state: VipState, reason: Option<WithdrawReason>) -> VipStatus {
+        VipStatus {
+            vip: Vip::new([10, 0, 0, 1].into()),
+            state,
+            reason,
+            since: Timestamp::ZERO,
+            mode: None,
+            loopback: None,
+            lease_until: None,
+            network: None,
+            rib: None,
+            last_error: None,
+            services: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_row_keeps_its_time_while_state_and_reason_stay() {
+        let at = |seconds| Timestamp::from_start(std::time::Duration::from_secs(seconds));
+        let mut row = Row::default();
+        let mut since = |status, now| {
+            row.tell(status, at(now));
+            row.since
+        };
+        assert_eq!(since(told(VipState::Pending, None), 5), at(5));
+        assert_eq!(
+            since(
+                VipStatus { network: Some(crate::engine::observed::Owner::Ours), ..told(VipState::Pending, None) },
+                6
+            ),
+            at(5)
+        );
+        assert_eq!(since(told(VipState::Advertised, None), 7), at(7));
+        assert_eq!(since(told(VipState::Withdrawn, Some(WithdrawReason::NoEndpoint)), 8), at(8));
+        assert_eq!(since(told(VipState::Withdrawn, Some(WithdrawReason::NodeExcluded)), 9), at(9));
     }
 }

@@ -272,7 +272,6 @@ fn status_metrics_and_logs_of_a_daemon_that_is_used() -> Result<()> {
 /// All is well: exit code 0, no trouble, aligned columns with something in each.
 fn good_table(stage: &Stage) -> Result<()> {
     let table = wait_table(stage, 0, &["yes, to 1 peer"])?;
-    println!("{table}");
     ensure!(!table.contains("\n!"), "{table}");
     for part in ["\n  VIPs      2 advertised\n", "manifests, synced", "2 of 2 BGP sessions up", "observe, counted on "]
     {
@@ -368,7 +367,7 @@ fn session_down(stage: &Stage) -> Result<()> {
     let link = |state: &str| stage.fabric.tor.ip(&["link", "set", "dev", "node1", state]);
     link("down")?;
     let down = ["! FRR: the BGP session with 10.1.1.1 is down\n", "0 of 2 BGP sessions up"];
-    println!("{}", wait_table(stage, 3, &down)?);
+    wait_table(stage, 3, &down)?;
     let family = metrics(stage)?.remove("cosmolet_bgp_session_established").context("no sessions")?;
     ensure!(family.with("peer", "10.1.1.1").all(|sample| sample.value == 0.0), "{family:?}");
     link("up")?;
@@ -403,7 +402,6 @@ fn hostile_names(stage: &mut Stage) -> Result<()> {
         "NotAnAddress",
     ];
     let table = wait_table(stage, 3, &parts)?;
-    println!("{table}");
     ensure!(!table.chars().any(|c| c.is_control() && c != '\n'), "{table:?}");
     ensure!(table.lines().filter(|line| line.starts_with("10.100.0.")).count() == 2, "{table}");
 
@@ -454,7 +452,7 @@ fn text_log(stage: &mut Stage) -> Result<()> {
 fn vip_pending(stage: &mut Stage) -> Result<()> {
     stage.fabric.nodes[0].frr.kill(FrrDaemon::Bgpd)?;
     let pending = ["! VIP 10.100.0.1: pending for ", " s: FRR is down\n", "! FRR: ", "down (Unreachable)"];
-    println!("{}", wait_table(stage, 3, &pending)?);
+    wait_table(stage, 3, &pending)?;
     let family = metrics(stage)?.remove("cosmolet_last_error").context("no last error")?;
     ensure!(family.with("component", "frr").count() == 1, "{family:?}");
     stage.fabric.nodes[0].frr.restart(FrrDaemon::Bgpd)?;
@@ -471,8 +469,7 @@ fn json_log(stage: &mut Stage) -> Result<()> {
     stage.set_endpoint(0, State::NotReady)?;
     stage.wait_nodes(&[], Instant::now(), LIMIT)?;
     stage.wait_status(0, vip4(1), "withdrawn", |row| row["state"] == "withdrawn")?;
-    let table = wait_table(stage, 0, &["2 withdrawn", "\nNoLocalEndpoint: its traffic policy is Local"])?;
-    println!("{table}");
+    wait_table(stage, 0, &["2 withdrawn", "\nNoLocalEndpoint: its traffic policy is Local"])?;
     let log = stage.daemons[0].log()?;
     // The life before ended with lines of text.
     let lines = log[before..].lines().skip_while(|line| !line.starts_with('{'));

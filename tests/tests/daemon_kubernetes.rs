@@ -167,12 +167,23 @@ impl Cluster {
         ensure!(reply.status == 503, "/readyz says {} {}", reply.status, reply.body);
         ensure!(reply.body.contains("(kubernetes) has not delivered everything yet"), "{}", reply.body);
         ensure!(self.daemons[index].get("/livez")?.status == 200, "the control loop does not turn");
+        expect_trouble(&self.daemons[index], "nothing is decided yet")?;
         ensure!(
             self.fabric.nodes[index].loopback_addresses()?.contains(&host(vip4(1))),
             "the VIP has left the loopback"
         );
         Ok(())
     }
+}
+
+/// `cosmolet status` ends with 3 and says what is wrong with the source.
+fn expect_trouble(daemon: &Daemon, part: &str) -> Result<()> {
+    let told = daemon.ask_status(&[])?;
+    let table = String::from_utf8_lossy(&told.stdout);
+    let trouble = table.lines().find(|line| line.starts_with("! Services: kubernetes cannot be read: "));
+    let trouble = trouble.with_context(|| format!("no trouble in:\n{table}"))?;
+    ensure!(told.status.code() == Some(3) && trouble.ends_with(part), "{:?}:\n{table}", told.status);
+    Ok(())
 }
 
 fn pod_of(node: &str) -> String {
@@ -330,6 +341,7 @@ fn missed_changes(cluster: &mut Cluster) -> Result<()> {
     for index in 0..BOTH.len() {
         let error = cluster.wait_source(index, "stale")?;
         ensure!(!error.is_empty(), "stale without a word");
+        expect_trouble(&cluster.daemons[index], "the last good state stands")?;
     }
     cluster.outlive_a_lease()?;
     cluster.cable(0, "down")?;
@@ -419,7 +431,8 @@ fn rights_taken(cluster: &mut Cluster) -> Result<()> {
     cluster.daemons[1].launch()?;
     wait::until("the refusal is told", LIMIT, || {
         let error = cluster.wait_source(1, "stale")?;
-        Ok((error.contains("forbidden") && error.contains("cosmolet-system:cosmolet")).then_some(()))
+        Ok((error.contains("forbidden") && error.contains("cosmolet-system:cosmolet") && error.ends_with("(403)"))
+            .then_some(()))
     })?;
     cluster.expect_waiting(1)?;
     grant(&cluster.api)?;

@@ -14,7 +14,8 @@ const EACH: usize = 5;
 pub fn troubles(status: &Status) -> Vec<String> {
     let mut troubles = source(status);
     troubles.extend(bgp(status));
-    if status.traffic.mode != "off" {
+    // It takes a moment to load the programs.
+    if status.traffic.mode != "off" && status.uptime_seconds > PATIENCE {
         let alone = status.traffic.control_plane_alone.iter();
         troubles.extend(alone.map(|reason| format!("traffic: not counted, the control plane decides alone: {reason}")));
     }

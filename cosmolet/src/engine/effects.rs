@@ -115,7 +115,13 @@ impl Engine {
                 self.adopt_if_synced();
                 self.decide_all(now);
             }
-            (_, BgpState::Down(_)) => self.observed.rib.clear(),
+            (old, BgpState::Down(_)) => {
+                self.observed.rib.clear();
+                // Nothing is decided anew, but no row may go on saying "advertised".
+                if !matches!(old, BgpState::Down(_)) {
+                    self.changed.extend(self.vips.keys());
+                }
+            }
         }
     }
 

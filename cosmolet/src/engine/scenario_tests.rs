@@ -159,6 +159,20 @@ fn an_answer_of_an_frr_that_is_gone_proves_nothing() {
 }
 
 #[test]
+fn every_row_is_told_anew_when_frr_goes() {
+    let mut story = Story::synced(Mode::Dynamic);
+    story.tell(service("a", 1));
+    story.done();
+    let state = |story: &Story| story.engine.vip_status(vip()).map(|row| row.state);
+    assert_eq!(state(&story), Some(VipState::Advertised));
+    story.engine.take_changed(9);
+    story.tell(Event::Bgp(BgpState::Down(BgpFault::Silent)));
+    assert_eq!((story.engine.take_changed(9), state(&story)), (vec![vip()], Some(VipState::Pending)));
+    story.tell(Event::Bgp(BgpState::Down(BgpFault::NoInstance)));
+    assert!(!story.engine.has_changed());
+}
+
+#[test]
 fn while_frr_is_away_nothing_is_added_but_withdrawals_go_on() {
     let mut story = Story::synced(Mode::Connected);
     story.tell(service("web", 1));

@@ -104,7 +104,7 @@ pub struct VipRow {
     pub reason: Option<String>,
     /// Why it is not advertised, in a sentence.
     pub explanation: Option<String>,
-    /// Since when.
+    /// Since when it is in this state, for this reason.
     pub since_seconds: f64,
     /// `connected` or `dynamic`.
     pub mode: Option<String>,
@@ -335,7 +335,7 @@ fn vip_row(vip: Vip, row: &Row, now: Timestamp) -> Option<VipRow> {
         state: status.state.as_str().to_owned(),
         reason: status.reason.map(|reason| reason.to_string()),
         explanation: status.reason.map(|reason| reason.explain().to_owned()),
-        since_seconds: seconds(now.since(status.since)),
+        since_seconds: seconds(now.since(row.since)),
         mode: status.mode.map(|mode| mode.to_string()),
         loopback: status.loopback.map(owner),
         lease_left_seconds: status.lease_until.map(|until| seconds(until.since(now))),

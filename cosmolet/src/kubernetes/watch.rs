@@ -239,6 +239,9 @@ fn expired(error: kube::Error) -> Fault {
 
 /// An error with everything that caused it; a client's error alone often says nothing.
 fn chain(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return format!("{} ({})", status.message, status.code);
+    }
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
