@@ -43,7 +43,9 @@ fn command_line(stage: &Stage) -> Result<()> {
     }
     let down = line("10.100.0.2").with_context(|| text.clone())?;
     ensure!(down.contains("withdrawn") && down.contains("NoLocalEndpoint"), "{down}");
-    ensure!(text.starts_with("node1: 2 of 3 VIPs advertised") && text.contains("AS 65001"), "{text}");
+    for words in ["node1: cosmolet ", "2 advertised, 1 withdrawn", "AS 65001", "observe, counted on uplink"] {
+        ensure!(text.contains(words), "no {words:?} in {text}");
+    }
     let output = stage.daemons[0].cli(&["status", "-o", "json"])?;
     let status: Value = serde_json::from_slice(&output.stdout)?;
     let states = |status: &Value| -> Vec<(Value, Value)> {
