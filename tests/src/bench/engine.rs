@@ -1,0 +1,151 @@
+//! The engine: what one endpoint event costs, whatever the number of Services.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use cosmolet::engine::event::{Event, SourceState};
+use cosmolet::engine::observed::{BgpState, BgpView, KernelEvent, KernelState};
+use cosmolet::engine::plan::{Applied, Outcome, Plan, Step};
+use cosmolet::engine::service::{
+    EndpointCondition, EndpointScope, Endpoints, LocalEndpoint, NodeView, ServiceView, Terminating, VipClaim, VipKind,
+};
+use cosmolet::engine::types::{Mode, PerFamily, Port, Protocol, ServiceKey, Timestamp, Vip};
+use cosmolet::engine::{Engine, Settings};
+
+use super::figure::{Figure, Summary};
+
+/// The sizes compared.
+const FEW: u32 = 100;
+const MANY: u32 = 10_000;
+/// Events of one turn.
+const EVENTS: u32 = 50;
+const STRIDE: u32 = 7919;
+const TARGET: f64 = 1.5;
+
+/// Measures `handle` and `plan` together, both sizes turn by turn.
+pub fn measure(turns: u32) -> Result<Vec<Figure>> {
+    let (mut few, mut many) = (Bench::new(FEW)?, Bench::new(MANY)?);
+    let (mut of_few, mut of_many) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    for turn in 0..=turns {
+        for (index, condition) in [EndpointCondition::Unusable, EndpointCondition::Ready].into_iter().enumerate() {
+            let (short, long) = (few.turn(turn, condition)?, many.turn(turn, condition)?);
+            // The first turn warms the caches up.
+            if turn > 0 {
+                of_few[index].extend(short);
+                of_many[index].extend(long);
+            }
+        }
+        few.wait()?;
+        many.wait()?;
+    }
+    let row = |name: &str, index: usize| Figure {
+        unit: "us",
+        ..Figure::ratio(
+            format!("engine, {MANY} Services: {name}"),
+            Summary::of(&of_many[index]),
+            format!("the same at {FEW}"),
+            Summary::of(&of_few[index]),
+        )
+        .at_most(TARGET)
+    };
+    Ok(vec![row("endpoint not ready, withdraw", 0), row("endpoint ready, advertise", 1)])
+}
+
+/// An engine in which everything is up.
+struct Bench {
+    engine: Engine,
+    services: u32,
+    now: Timestamp,
+}
+
+impl Bench {
+    fn new(services: u32) -> Result<Self> {
+        let mut bench = Self { engine: Engine::new(Settings::default()), services, now: Timestamp::ZERO };
+        let dynamic = BgpView {
+            generation: 1,
+            asn: 65001,
+            modes: PerFamily { v4: Mode::Dynamic, v6: Mode::Dynamic },
+            networks: BTreeMap::new(),
+            peers: Vec::new(),
+        };
+        for event in [
+            Event::Node(NodeView::default()),
+            Event::Kernel(KernelEvent::Dump(KernelState::default())),
+            Event::Bgp(BgpState::Up(dynamic)),
+        ] {
+            bench.engine.handle(event, bench.now);
+        }
+        for n in 0..services {
+            bench.engine.handle(Event::Service(Box::new(view(n, EndpointCondition::Ready))), bench.now);
+        }
+        bench.engine.handle(Event::Source(SourceState::Synced), bench.now);
+        let advertised = bench.carry_out()?;
+        ensure!(advertised == services, "{advertised} of {services} VIPs were advertised");
+        Ok(bench)
+    }
+
+    /// One event for each of some Services, the same ones for the same `turn`; microseconds of each.
+    fn turn(&mut self, turn: u32, condition: EndpointCondition) -> Result<Vec<f64>> {
+        let mut spans = Vec::new();
+        for place in turn * EVENTS..(turn + 1) * EVENTS {
+            // Spread over all Services, and coprime to both sizes: each has its turn before one has two.
+            let event = Event::Service(Box::new(view(place.wrapping_mul(STRIDE) % self.services, condition)));
+            self.now = self.now.after(Duration::from_micros(100));
+            let began = Instant::now();
+            self.engine.handle(event, self.now);
+            let plan = self.engine.plan(self.now);
+            spans.push(began.elapsed().as_secs_f64() * 1e6);
+            ensure!(!plan.is_empty(), "an event without a plan");
+            self.confirm(plan);
+            self.told();
+        }
+        Ok(spans)
+    }
+
+    /// Lets the leases' and other timers fire that are due meanwhile.
+    fn wait(&mut self) -> Result<()> {
+        self.now = self.now.after(Duration::from_secs(2));
+        self.carry_out().map(drop)
+    }
+
+    fn told(&mut self) {
+        drop(self.engine.take_transitions());
+        drop(self.engine.take_changed(usize::MAX));
+    }
+
+    /// Carries plans out until there is nothing to do; returns how many VIPs were advertised.
+    fn carry_out(&mut self) -> Result<u32> {
+        let mut advertised = 0;
+        for _ in 0..=self.services {
+            let plan = self.engine.plan(self.now);
+            if plan.is_empty() && !self.engine.wants_plan() {
+                self.told();
+                return Ok(advertised);
+            }
+            let new = plan.steps().iter().filter(|step| matches!(step, Step::Advertise(_))).count();
+            advertised += u32::try_from(new)?;
+            self.confirm(plan);
+        }
+        None.context("the engine never comes to rest")
+    }
+
+    fn confirm(&mut self, plan: Plan) {
+        let applied = plan.into_steps().into_iter().map(|step| Applied { step, outcome: Outcome::Done }).collect();
+        self.engine.handle(Event::Applied(applied), self.now);
+    }
+}
+
+fn view(n: u32, condition: EndpointCondition) -> ServiceView {
+    let vip = Vip::new(IpAddr::V4(Ipv4Addr::from_bits(0x0a64_0000 + n)));
+    let local = vec![LocalEndpoint { pod: None, condition }];
+    ServiceView {
+        key: ServiceKey::new("default", &format!("s{n}")),
+        vips: vec![VipClaim { vip, kind: VipKind::LoadBalancer, scope: EndpointScope::Local }],
+        refused: Vec::new(),
+        ports: vec![Port { protocol: Protocol::Tcp, number: 80 }],
+        terminating: Terminating::Serving,
+        endpoints: PerFamily { v4: Endpoints { local, ..Endpoints::default() }, v6: Endpoints::default() },
+    }
+}
