@@ -41,7 +41,8 @@ pub struct Counters {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Oddities {
-    /// Packets that end inside their IP header, or before the ports without belonging to a VIP.
+    /// Packets that end inside their IP header, or of no VIP before their ports. One of no VIP that ends after its
+    /// ports may be counted or not: nobody asks further about an undeclared port.
     pub truncated: u64,
     /// Packets whose headers contradict themselves, or whose extension headers are too many to follow.
     pub unparsable: u64,

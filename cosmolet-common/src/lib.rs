@@ -18,10 +18,13 @@ pub use packet::{Addresses, Family, Packet, Parsed, Source};
 mod user {
     #![expect(unsafe_code, reason = "aya::Pod is the promise that a type is plain data, and only unsafe can make it")]
 
+    use crate::key::Front;
     use crate::{Counters, Oddities, VipPortKey};
 
     // SAFETY: `repr(C)`, made of u32 alone: no padding, every bit pattern is valid.
     unsafe impl aya::Pod for VipPortKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Front {}
     // SAFETY: `repr(C)`, made of u64 alone: no padding, every bit pattern is valid.
     unsafe impl aya::Pod for Counters {}
     // SAFETY: `repr(C)`, made of u64 alone: no padding, every bit pattern is valid.

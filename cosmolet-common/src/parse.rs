@@ -6,8 +6,11 @@
 use crate::VipPortKey;
 use crate::packet::{Addresses, Family, Packet, Parsed, Source, protocol};
 
-/// The most IPv6 extension headers that are followed.
-pub const MAX_EXTENSIONS: u32 = 8;
+/// The most IPv6 extension headers that are followed. Each multiplies the paths that the verifier walks, and without
+/// CAP_PERFMON it walks those as well that a processor might only guess.
+pub const MAX_EXTENSIONS: u32 = 6;
+/// The same, within the packet that an ICMP message quotes.
+const MAX_QUOTED_EXTENSIONS: u32 = 1;
 /// The IPv4-mapped prefix `::ffff:0:0/96` (RFC 4291, 2.5.5.2).
 const MAPPED: [u32; 3] = [0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff])];
 const V4_HEADER: u32 = 20;
@@ -79,7 +82,7 @@ impl Start {
 /// `gso` tells that the buffer holds several segments, and so the length in its IP header may be 0 (BIG TCP).
 #[inline(always)]
 pub fn full<S: Source + ?Sized>(source: &S, family: Family, gso: bool) -> Parsed {
-    match locate(source, family, 0) {
+    match locate(source, family, 0, MAX_EXTENSIONS) {
         Ok(ip) => match (family, ip.protocol) {
             (Family::V4, protocol::ICMP) | (Family::V6, protocol::ICMPV6) => icmp(source, family, &ip),
             _ => transport(source, &ip, gso),
@@ -137,10 +140,10 @@ impl Ip {
 
 /// Finds the transport header behind the IP header at `base`; the error is the final answer.
 #[inline(always)]
-fn locate<S: Source + ?Sized>(source: &S, family: Family, base: u32) -> Result<Ip, Parsed> {
+fn locate<S: Source + ?Sized>(source: &S, family: Family, base: u32, extensions: u32) -> Result<Ip, Parsed> {
     match family {
         Family::V4 => locate_v4(source, base),
-        Family::V6 => locate_v6(source, base),
+        Family::V6 => locate_v6(source, base, extensions),
     }
 }
 
@@ -160,7 +163,7 @@ fn locate_v4<S: Source + ?Sized>(source: &S, base: u32) -> Result<Ip, Parsed> {
 
 /// RFC 8200, 3 and 4; RFC 4302 for the length of an authentication header.
 #[inline(always)]
-fn locate_v6<S: Source + ?Sized>(source: &S, base: u32) -> Result<Ip, Parsed> {
+fn locate_v6<S: Source + ?Sized>(source: &S, base: u32, extensions: u32) -> Result<Ip, Parsed> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;
@@ -173,7 +176,7 @@ fn locate_v6<S: Source + ?Sized>(source: &S, base: u32) -> Result<Ip, Parsed> {
         return Err(Parsed::Unparsable);
     }
     let mut ip = Ip::v6(header, base);
-    for _ in 0..=MAX_EXTENSIONS {
+    for _ in 0..=extensions {
         let kind = ip.protocol;
         if !matches!(kind, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY) {
             return Ok(ip);
@@ -246,7 +249,7 @@ fn icmp<S: Source + ?Sized>(source: &S, family: Family, outer: &Ip) -> Parsed {
     if !unreachable {
         return Parsed::Other;
     }
-    let ip = match locate(source, family, outer.transport + ICMP_HEADER) {
+    let ip = match locate(source, family, outer.transport + ICMP_HEADER, MAX_QUOTED_EXTENSIONS) {
         Ok(ip) => ip,
         Err(Parsed::Fragment(_)) => return Parsed::Other,
         Err(parsed) => return parsed,

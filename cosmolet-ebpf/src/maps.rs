@@ -3,17 +3,21 @@
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use cosmolet_common::handshake::SLOTS;
-use cosmolet_common::key::FILTER_WORDS;
+use cosmolet_common::key::{FILTER_WORDS, FRONTS, Front};
 use cosmolet_common::{Counters, Oddities, VipPortKey};
 
-/// Declared ports to the index of their counters. A lookup in a small hash and one in a per-CPU array cost less than
-/// one in a per-CPU hash, and the counters of many ports can be read in one call.
+/// Declared ports to the index of their counters: all of them. Apart from the counters, so that those can be read in
+/// one call.
 #[btf_map]
 static VIP_PORTS: HashMap<VipPortKey, u32, 4096> = HashMap::new();
 
 /// Bits of the declared keys: most packets of a node are for no VIP, and a clear bit spares them the hash.
 #[btf_map]
 static VIP_FILTER: Array<u32, { FILTER_WORDS as usize }> = Array::new();
+
+/// Most of the declared keys, each at one of two places: a comparison here instead of a call to the hash.
+#[btf_map]
+static VIP_FRONT: Array<Front, { FRONTS as usize }> = Array::new();
 
 #[btf_map]
 static COUNTERS: PerCpuArray<Counters, 4096> = PerCpuArray::new();
@@ -35,11 +39,23 @@ pub(crate) fn maybe_declared(key: &VipPortKey) -> bool {
 /// The counters of a key, if it is declared.
 #[inline(always)]
 pub(crate) fn counters(key: &VipPortKey) -> Option<&'static mut Counters> {
-    // SAFETY: the id is copied out at once; a reused one is harmless, the daemon rests ids before it reuses them.
-    let id = *unsafe { VIP_PORTS.get(key) }?;
+    let [first, second] = key.front();
+    let id = match in_front(key, first).or_else(|| in_front(key, second)) {
+        Some(id) => id,
+        // SAFETY: the id is copied out at once; a reused one is harmless, the daemon rests ids before it reuses them.
+        None => *unsafe { VIP_PORTS.get(key) }?,
+    };
     let counters = COUNTERS.get_ptr_mut(id)?;
     // SAFETY: a slot of this CPU, and programs of this type run with softirqs off: nobody else writes it now.
     Some(unsafe { &mut *counters })
+}
+
+/// The index of a key's counters, if the key is at this place.
+#[inline(always)]
+fn in_front(key: &VipPortKey, place: u32) -> Option<u32> {
+    let front = VIP_FRONT.get(place)?;
+    // The daemon may be writing the entry: then it is found empty or different, and the hash knows.
+    (front.key.same(key) && front.id != 0).then(|| front.id - 1)
 }
 
 /// The counters of what belongs to no VIP.

@@ -21,7 +21,7 @@ const TRANSITIONS: usize = 256;
 /// One VIP as the world may see it.
 #[derive(Clone, Debug, Default)]
 pub struct Row {
-    /// The engine's row; `None` where only traffic has been seen so far.
+    /// The engine's row.
     pub status: Option<VipStatus>,
     /// What the programs counted, by declared port.
     pub traffic: BTreeMap<Port, PortTraffic>,
@@ -162,12 +162,14 @@ impl Book {
         true
     }
 
-    /// Adds what the programs counted; for the sampler, which may wait for a reader.
+    /// Adds what the programs counted; for the sampler, which may wait for a reader. A VIP without a row has been
+    /// forgotten meanwhile, and its last packets with it.
     pub fn add_traffic(&self, samples: &[TrafficSample]) {
         let now = self.now();
         let mut book = lock(&self.rows);
         for sample in samples {
-            let traffic = book.entry(sample.vip).or_default().traffic.entry(sample.port).or_default();
+            let Some(row) = book.get_mut(&sample.vip) else { continue };
+            let traffic = row.traffic.entry(sample.port).or_default();
             traffic.total = traffic.total.plus(sample.counts);
             traffic.last = sample.counts;
             traffic.at = now;

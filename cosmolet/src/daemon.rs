@@ -53,7 +53,8 @@ pub async fn run(config: Config) -> Result<()> {
     let mut tasks = JoinSet::new();
     let selection = sources::selection(&config)?;
     sources::spawn(&config, selection, events.clone(), Arc::clone(&book), &mut tasks).await?;
-    tasks.spawn(http::serve(listener, Arc::clone(&book), Arc::clone(&metrics)));
+    let served = http::serve(listener, Arc::clone(&book), Arc::clone(&metrics));
+    tasks.spawn(async { Ok(served.await?) });
     drop(observe::spawn(config.loopback.interface.clone(), events.clone()).context("the kernel's addresses")?);
     let frr = frr(&config, &events).await?;
     let (peers, peers_seen) = watch::channel(Vec::new());

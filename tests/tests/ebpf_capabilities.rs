@@ -2,12 +2,18 @@
 //! fails without it.
 //!
 //! A binary of its own with one test: aya looks once in a process at what the kernel can do.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, its helpers too"
+)]
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use cosmolet::ebpf::{Error, Hook, Options, Programs, Uplink};
+use cosmolet::ebpf::{Error, Hook, Options, ProgramLog, Programs, Uplink};
 use cosmolet::engine::event::TrafficCounts;
 use cosmolet::engine::types::{Port, Protocol, Vip};
 use cosmolet_tests::netns::{End, veth};
@@ -27,12 +33,18 @@ fn capabilities_decide() {
     veth(End { netns: &client, interface: "eth1" }, End { netns: &node, interface: "eth1" }).unwrap();
     client.add_address("eth1", "192.0.2.1/24".parse().unwrap()).unwrap();
     node.add_address("eth1", "192.0.2.10/24".parse().unwrap()).unwrap();
-    for hook in [Hook::Tcx, Hook::Clsact] {
+    for (hook, log) in [
+        (Hook::Tcx, ProgramLog::Off),
+        (Hook::Clsact, ProgramLog::Off),
+        // Where the logging programs are refused, the others are taken.
+        (Hook::Tcx, ProgramLog::Trace),
+    ] {
+        let options = Options { hook, log, ..Options::default() };
         // Without PERFMON first: what aya found then stands for the rest of this process.
         for capabilities in [&[BPF, NET_ADMIN][..], &[BPF, NET_ADMIN, PERFMON]] {
             // The second time the filters of a killed daemon are in the way of clsact.
             for killed in [true, false] {
-                let counts = attempt(&client, &node, capabilities, hook, killed)
+                let counts = attempt(&client, &node, capabilities, options, killed)
                     .unwrap_or_else(|error| panic!("{hook:?} {capabilities:?}: {error:?}"));
                 assert_eq!((counts.syn, counts.rst_host), (2, 2), "{hook:?} {capabilities:?}");
             }
@@ -41,7 +53,7 @@ fn capabilities_decide() {
     for (capabilities, missing) in
         [(&[][..], "CAP_BPF and CAP_NET_ADMIN"), (&[NET_ADMIN], "CAP_BPF is"), (&[BPF], "CAP_NET_ADMIN is")]
     {
-        let error = attempt(&client, &node, capabilities, Hook::Tcx, false).unwrap_err();
+        let error = attempt(&client, &node, capabilities, Options::default(), false).unwrap_err();
         assert!(matches!(error, Error::NotPermitted { .. }), "{capabilities:?}: {error}");
         assert!(error.to_string().contains(missing), "{capabilities:?}: {error}");
     }
@@ -52,7 +64,7 @@ fn attempt(
     client: &Netns,
     node: &Netns,
     capabilities: &[u32],
-    hook: Hook,
+    options: Options,
     killed: bool,
 ) -> Result<TrafficCounts, Error> {
     let (vip, port) = (Vip::new([192, 0, 2, 10].into()), Port { protocol: Protocol::Tcp, number: 80 });
@@ -62,7 +74,7 @@ fn attempt(
     let mut programs = node
         .run(|| {
             unprivileged();
-            let mut programs = Programs::load(&Options { hook, ..Options::default() })?;
+            let mut programs = Programs::load(&options)?;
             programs.track(vip, &[port])?;
             programs.attach(std::slice::from_ref(&uplink)).remove(0).1?;
             Ok::<_, Error>(programs)

@@ -1,6 +1,11 @@
 //! The sources of Services: the same objects through a real kube-apiserver and through a directory of manifests, and
 //! what becomes of the first when the API server fails.
-#![allow(clippy::wildcard_enum_match_arm, reason = "a source makes few of the events")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "helpers of tests; a source makes few of the events"
+)]
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};

@@ -94,8 +94,14 @@ fn find_linker() -> Result<PathBuf> {
 /// The toolchain and why it was taken.
 fn choose(wanted: Option<Toolchain>) -> Result<(Toolchain, &'static str)> {
     match wanted {
-        Some(Toolchain::Debian) => debian().map(|()| (Toolchain::Debian, "as asked for")),
-        Some(Toolchain::Nightly) => nightly().map(|()| (Toolchain::Nightly, "as asked for")),
+        Some(wanted) => {
+            let usable = match wanted {
+                Toolchain::Debian => debian(),
+                Toolchain::Nightly => nightly(),
+            };
+            usable.with_context(|| format!("no toolchain {wanted}; install one with: {INSTALL}"))?;
+            Ok((wanted, "as asked for"))
+        }
         None => {
             let Err(no_debian) = debian() else {
                 return Ok((Toolchain::Debian, "Debian's rustc is here with a core for BPF"));
@@ -194,9 +200,28 @@ fn clean(mut command: Command) -> Command {
     command
 }
 
+/// The object without DWARF, which makes up six of its seven parts and which nothing reads: BTF stays.
+fn stripped(built: &Path) -> Result<Vec<u8>> {
+    ensure!(built.is_file(), "cargo has not built {}", built.display());
+    let slim = built.with_extension("stripped");
+    let mut tools = vec![PathBuf::from("llvm-objcopy")];
+    if let Ok(entries) = fs::read_dir("/usr/lib") {
+        let versions = entries.flatten().map(|entry| entry.path().join("bin/llvm-objcopy"));
+        tools.extend(versions.filter(|path| path.is_file()));
+    }
+    for tool in tools {
+        let done = Command::new(&tool).arg("--strip-debug").arg(built).arg(&slim).output();
+        if done.is_ok_and(|output| output.status.success()) {
+            return Ok(fs::read(&slim)?);
+        }
+    }
+    eprintln!("build-ebpf: no llvm-objcopy: the object keeps its debugging information");
+    Ok(fs::read(built)?)
+}
+
 /// Puts the object in its place, unless it is there already.
 fn publish(built: &Path, object: &Path) -> Result<()> {
-    let new = fs::read(built).with_context(|| format!("cargo has not built {}", built.display()))?;
+    let new = stripped(built)?;
     if fs::read(object).is_ok_and(|old| old == new) {
         eprintln!("build-ebpf: {} is up to date", object.display());
         return Ok(());

@@ -1,6 +1,7 @@
 //! Attaches the programs to the uplinks and keeps them there.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -63,9 +64,9 @@ pub(super) fn reconcile(
 ) -> Vec<(Uplink, Result<(), Error>)> {
     attached.retain(|_, known| uplinks.contains(&known.uplink));
     let attach_one = |uplink: &Uplink| {
-        if !attached.contains_key(&uplink.ifindex) {
+        if let Entry::Vacant(vacant) = attached.entry(uplink.ifindex) {
             let links = attach(ebpf, options, uplink)?;
-            attached.insert(uplink.ifindex, Attached { uplink: uplink.clone(), _links: links });
+            vacant.insert(Attached { uplink: uplink.clone(), _links: links });
         }
         Ok(())
     };
@@ -135,7 +136,7 @@ fn link_of(uplink: &Uplink) -> Result<Link, Error> {
     const ETHERNET: u16 = libc::ARPHRD_ETHER;
     const LOOPBACK: u16 = libc::ARPHRD_LOOPBACK;
     let gone = || Error::NoInterface(uplink.name.clone());
-    let (ifindex, hardware) = interface(&uplink.name).map_err(|_| gone())?;
+    let (ifindex, hardware) = interface(&uplink.name).map_err(|_not_there| gone())?;
     match hardware {
         _ if ifindex != uplink.ifindex => Err(gone()),
         ETHERNET | LOOPBACK => Ok(Link::Ethernet),

@@ -69,7 +69,18 @@ pub fn object() -> &'static [u8] {
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cosmolet-ebpf.o"))
 }
 
+/// Without CAP_PERFMON the kernel may refuse the logging programs, with whatever error: better no log than no programs.
 pub(super) fn load(options: &Options) -> Result<Programs, Error> {
+    match load_as_asked(options) {
+        Err(error) if options.log != ProgramLog::Off => {
+            tracing::warn!(%error, "the programs cannot log; loading those that do not");
+            load_as_asked(&Options { log: ProgramLog::Off, ..*options })
+        }
+        result => result,
+    }
+}
+
+fn load_as_asked(options: &Options) -> Result<Programs, Error> {
     let level = options.log.level();
     let mut ebpf = EbpfLoader::new()
         .override_global("AYA_LOG_LEVEL", &level, true)
@@ -80,7 +91,8 @@ pub(super) fn load(options: &Options) -> Result<Programs, Error> {
     let counters = Counters::new(&mut ebpf)?;
     let ports: HashMap<MapData, _, _> = take(&mut ebpf, "VIP_PORTS")?;
     let filter: Array<MapData, _> = take(&mut ebpf, "VIP_FILTER")?;
-    let vips = Vips::new(ports, filter, options.max_ports);
+    let front: Array<MapData, _> = take(&mut ebpf, "VIP_FRONT")?;
+    let vips = Vips::new(ports, filter, front, options.max_ports);
     // The kernel's answer is wanted now and not when the first uplink appears.
     for direction in Direction::BOTH {
         program(&mut ebpf, direction, Link::Ethernet, options.log)?;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{Array, HashMap, MapData, MapError};
 use cosmolet_common::VipPortKey;
 use cosmolet_common::counters::Counters as Values;
+use cosmolet_common::key::Front;
 
 use super::Error;
 use super::counters::Counters;
@@ -30,6 +31,9 @@ pub struct Apart {
 pub(super) struct Vips {
     keys: HashMap<MapData, VipPortKey, u32>,
     filter: Filter,
+    front: Array<MapData, Front>,
+    /// The places of the front table that slots have, until the slot has rested.
+    places: BTreeMap<u32, u32>,
     capacity: u32,
     slots: Vec<Slot>,
     /// The slots by what they count.
@@ -43,14 +47,22 @@ pub(super) struct Vips {
 struct Slot {
     /// What it counts; no port stands for the whole VIP.
     owner: Option<(Vip, Option<Port>)>,
+    /// Its key, for as long as the slot is not free.
+    key: Option<VipPortKey>,
     /// What it held at the last reading; it was zero when its owner got it.
     last: Values,
 }
 
 impl Vips {
-    pub(super) fn new(keys: HashMap<MapData, VipPortKey, u32>, filter: Array<MapData, u32>, capacity: u32) -> Self {
-        let (slots, vips, free, resting) = Default::default();
-        Self { keys, filter: Filter { map: filter, users: BTreeMap::new() }, capacity, slots, vips, free, resting }
+    pub(super) fn new(
+        keys: HashMap<MapData, VipPortKey, u32>,
+        filter: Array<MapData, u32>,
+        front: Array<MapData, Front>,
+        capacity: u32,
+    ) -> Self {
+        let filter = Filter { map: filter, users: BTreeMap::new() };
+        let (places, slots, vips, free, resting) = Default::default();
+        Self { keys, filter, front, places, capacity, slots, vips, free, resting }
     }
 
     pub(super) fn track(&mut self, counters: &mut Counters, vip: Vip, ports: &[Port]) -> Result<(), Error> {
@@ -135,9 +147,14 @@ impl Vips {
             return Err(error.into());
         }
         if let Some(used) = self.slots.get_mut(slot as usize) {
-            *used = Slot { owner: Some((vip, port)), last: Values::default() };
+            *used = Slot { owner: Some((vip, port)), key: Some(key), last: Values::default() };
         }
         self.vips.entry(vip).or_default().insert(port, slot);
+        // A key without a place is found in the hash.
+        if let Some(place) = key.front().into_iter().find(|place| !self.places.contains_key(place)) {
+            self.front.set(place, Front { key, id: slot + 1 }, 0)?;
+            self.places.insert(place, slot);
+        }
         Ok(())
     }
 
@@ -148,6 +165,11 @@ impl Vips {
         match self.keys.remove(&key) {
             Ok(()) | Err(MapError::KeyNotFound) => {}
             Err(error) => return Err(error.into()),
+        }
+        for place in key.front() {
+            if self.places.get(&place) == Some(&slot) {
+                self.front.set(place, Front::EMPTY, 0)?;
+            }
         }
         ports.remove(&port);
         if ports.is_empty() {
@@ -168,6 +190,12 @@ impl Vips {
             }
             counters.clear(slot)?;
             self.resting.pop_front();
+            let key = self.slots.get(slot as usize).and_then(|slot| slot.key);
+            for place in key.iter().flat_map(VipPortKey::front) {
+                if self.places.get(&place) == Some(&slot) {
+                    self.places.remove(&place);
+                }
+            }
             self.free.insert(slot);
             if let Some(cleared) = self.slots.get_mut(slot as usize) {
                 *cleared = Slot::default();

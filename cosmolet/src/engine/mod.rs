@@ -29,3 +29,5 @@ pub use engine::{Engine, Settings, Transition};
 
 #[cfg(test)]
 mod property_tests;
+#[cfg(test)]
+mod scenario_tests;

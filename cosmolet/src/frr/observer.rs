@@ -75,6 +75,9 @@ pub(super) struct Memory {
     generation: u64,
     /// What the engine was told last.
     told: Option<BgpState>,
+    /// The engine knows more than it was told, by steps of its own: the next reading is news even if it is the same, as
+    /// somebody may have undone them.
+    outdated: bool,
     /// When bgpd was last seen to go or come.
     changed: Instant,
     rib: Schedule,
@@ -82,7 +85,7 @@ pub(super) struct Memory {
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { generation: 0, told: None, changed: Instant::now(), rib: Schedule::default() }
+        Self { generation: 0, told: None, outdated: false, changed: Instant::now(), rib: Schedule::default() }
     }
 }
 
@@ -179,7 +182,10 @@ impl Observer {
         let rib = &mut self.memory.rib;
         match request.ok_or(Finished)? {
             Request::Reread => return Ok(true),
-            Request::Touched { vips, present } => vips.into_iter().for_each(|vip| rib.touch(vip, present, now)),
+            Request::Touched { vips, present } => {
+                self.memory.outdated = true;
+                vips.into_iter().for_each(|vip| rib.touch(vip, present, now));
+            }
             Request::Expected { vips, present } => vips.into_iter().for_each(|vip| rib.expect(vip, present, now)),
         }
         Ok(false)
@@ -251,7 +257,7 @@ impl Observer {
 
     async fn tell(&mut self, state: BgpState) -> Result<bool, Finished> {
         let news = self.memory.told.as_ref() != Some(&state);
-        if news {
+        if news || std::mem::take(&mut self.memory.outdated) {
             self.memory.told = Some(state.clone());
             self.events.send(Event::Bgp(state)).await.map_err(|_closed| Finished)?;
         }

@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -32,19 +31,35 @@ struct Shared {
     metrics: Arc<Metrics>,
 }
 
+/// Why nobody can be served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address is in use, not ours or not permitted: an operator must choose another.
+    #[error("http.listen: {address}: {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// The listener failed while it served.
+    #[error("the HTTP listener failed: {0}")]
+    Serve(#[source] std::io::Error),
+}
+
 /// Takes the listener's address.
 ///
 /// # Errors
-/// The address is in use, not ours or not permitted; named together with the key.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("http.listen: {address}"))
+/// [`Error::Bind`]
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })
 }
 
 /// Serves until the process ends.
 ///
 /// # Errors
-/// The listener fails.
-pub async fn serve(listener: TcpListener, book: Arc<Book>, metrics: Arc<Metrics>) -> Result<()> {
+/// [`Error::Serve`]
+pub async fn serve(listener: TcpListener, book: Arc<Book>, metrics: Arc<Metrics>) -> Result<(), Error> {
     let router = Router::new()
         .route("/", get(index))
         .route("/livez", get(livez))
@@ -52,7 +67,7 @@ pub async fn serve(listener: TcpListener, book: Arc<Book>, metrics: Arc<Metrics>
         .route("/metrics", get(encode))
         .route("/api/v1/status", get(whole_status))
         .with_state(Shared { book, metrics });
-    axum::serve(listener, router).await.context("the HTTP listener")
+    axum::serve(listener, router).await.map_err(Error::Serve)
 }
 
 async fn index() -> &'static str {

@@ -3,7 +3,6 @@
 //! Invariant: a file that cannot be read or parsed keeps the objects it last gave. Of several files with the same
 //! object the first in name order counts. Synchronous; knows no clock but the one it is given.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata, OpenOptions};
@@ -15,7 +14,7 @@ use std::sync::Arc;
 use super::FileProblem;
 use super::parse::{Format, MAX_FILE, Refusal, parse};
 use crate::engine::event::Event;
-use crate::kubernetes::project::{Object, ObjectId, Projector, Selection, Summary};
+use crate::kubernetes::project::{Object, ObjectId, Projector, Selection};
 
 /// What tells one content of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,11 +68,33 @@ pub(super) struct Files {
 struct Known {
     /// What was read last, good or not.
     stamp: Option<Stamp>,
-    objects: BTreeMap<ObjectId, Option<Summary>>,
+    /// In ascending order of their identities.
+    objects: Box<[Object]>,
     /// Why what was read last does not count.
     refusal: Option<Refusal>,
     /// Objects that it holds twice.
     repeated: Vec<ObjectId>,
+}
+
+impl Known {
+    fn object(&self, id: &ObjectId) -> Option<&Object> {
+        self.objects.binary_search_by(|object| object.id.cmp(id)).ok().map(|at| &self.objects[at])
+    }
+}
+
+/// Objects in ascending order of their identities, and those identities that were there before in the same file.
+fn by_id(mut objects: Vec<Object>) -> (Box<[Object]>, Vec<ObjectId>) {
+    let mut repeated = Vec::new();
+    // The sort is stable: of two with the same identity the first one in the file stays first.
+    objects.sort_by(|a, b| a.id.cmp(&b.id));
+    objects.dedup_by(|next, kept| {
+        let same = next.id == kept.id;
+        if same {
+            repeated.push(next.id.clone());
+        }
+        same
+    });
+    (objects.into(), repeated)
 }
 
 impl Files {
@@ -190,22 +211,17 @@ impl Files {
     fn replace(&mut self, name: &OsStr, objects: Vec<Object>, events: &mut Vec<Event>) {
         let shared: Arc<OsStr> = name.into();
         let known = self.files.entry(shared.clone()).or_default();
-        known.repeated.clear();
-        let mut held = BTreeMap::new();
-        for Object { id, summary } in objects {
-            match held.entry(id) {
-                Entry::Occupied(first) => known.repeated.push(first.key().clone()),
-                Entry::Vacant(place) => drop(place.insert(summary)),
-            }
-        }
+        let (held, repeated) = by_id(objects);
+        known.repeated = repeated;
         if known.repeated.is_empty() {
             self.troubled.remove(name);
         } else {
             self.troubled.insert(shared.clone());
         }
         let old = std::mem::replace(&mut known.objects, held);
-        let dropped: Vec<ObjectId> = old.into_keys().filter(|id| !known.objects.contains_key(id)).collect();
-        let touched: Vec<ObjectId> = known.objects.keys().cloned().collect();
+        let dropped: Vec<ObjectId> =
+            old.iter().filter(|object| known.object(&object.id).is_none()).map(|object| object.id.clone()).collect();
+        let touched: Vec<ObjectId> = known.objects.iter().map(|object| object.id.clone()).collect();
         for id in &dropped {
             self.unclaim(id, &shared);
         }
@@ -219,7 +235,7 @@ impl Files {
     /// The object as the first of its files has it; gone if there is none.
     fn winning(&self, id: ObjectId) -> Object {
         let file = self.claims.get(&id).and_then(|names| self.files.get(names.first()?));
-        let summary = file.and_then(|known| known.objects.get(&id)).cloned().flatten();
+        let summary = file.and_then(|known| known.object(&id)?.summary.clone());
         Object { id, summary }
     }
 

@@ -17,11 +17,12 @@ use crate::packet::{self, flag};
 pub const VIPS: u16 = 1000;
 /// Packets in one turn.
 const REPEAT: u32 = 200_000;
-/// Measures all cases. Needs root, and takes a few seconds.
+
+/// Measures all cases, each turn with another VIP (at most [`VIPS`] turns). Needs root, and takes a few seconds.
 ///
 /// # Errors
 /// The programs cannot be loaded or run.
-pub fn measure(turns: usize) -> Result<Vec<Figure>> {
+pub fn measure(turns: u16) -> Result<Vec<Figure>> {
     let mut programs = Programs::load(&Options { max_ports: 4 * u32::from(VIPS) + 16, ..Options::default() })?;
     for n in 0..VIPS {
         for address in [v4(n), v6(n)] {
@@ -29,7 +30,7 @@ pub fn measure(turns: usize) -> Result<Vec<Figure>> {
         }
     }
     classifier(&mut programs, "cosmolet_empty")?.load()?;
-    cases().into_iter().map(|case| measure_case(&mut programs, &case, turns)).collect()
+    cases(turns).iter().map(|case| measure_case(&mut programs, case)).collect()
 }
 
 struct Case {
@@ -39,40 +40,41 @@ struct Case {
     family: &'static str,
     /// `miss` is a packet of no VIP; `hit` a data packet of a declared port; `syn` and `syn_ack` likewise.
     case: &'static str,
-    frame: Vec<u8>,
+    /// One for each turn, each of another VIP.
+    frames: Vec<Vec<u8>>,
     /// The most nanoseconds over the empty program.
     limit: f64,
 }
 
-fn cases() -> Vec<Case> {
+fn cases(turns: u16) -> Vec<Case> {
     let data = flag::ACK | flag::PSH;
     let mut cases = Vec::new();
-    for (family, vip, foreign, client) in [
-        ("ipv4", v4(500), IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9)), IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7))),
-        ("ipv6", v6(500), v6(VIPS + 9), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 7))),
-    ] {
-        for (direction, case, address, flags, limit) in [
-            ("in", "miss", foreign, data, 15.0),
-            ("in", "hit", vip, data, 30.0),
-            ("in", "syn", vip, flag::SYN, 30.0),
-            ("out", "miss", foreign, data, 15.0),
-            ("out", "hit", vip, data, 30.0),
-            ("out", "syn_ack", vip, flag::SYN | flag::ACK, 30.0),
+    for (family, address) in [("ipv4", v4 as fn(u16) -> IpAddr), ("ipv6", v6)] {
+        for (direction, case, first, flags, limit) in [
+            ("in", "miss", VIPS, data, 15.0),
+            ("in", "hit", 0, data, 30.0),
+            ("in", "syn", 0, flag::SYN, 30.0),
+            ("out", "miss", VIPS, data, 15.0),
+            ("out", "hit", 0, data, 30.0),
+            ("out", "syn_ack", 0, flag::SYN | flag::ACK, 30.0),
         ] {
-            let (ours, theirs) = (SocketAddr::new(address, 443), SocketAddr::new(client, 40_000));
-            let (from, to) = if direction == "in" { (theirs, ours) } else { (ours, theirs) };
-            let frame = packet::ethernet(&packet::tcp_packet(from, to, 1, 2, flags));
-            cases.push(Case { direction, family, case, frame, limit });
+            let frame = |turn: u16| {
+                let ours = SocketAddr::new(address(first + turn * (VIPS / turns)), 443);
+                let theirs = SocketAddr::new(address(u16::MAX - turn), 40_000);
+                let (from, to) = if direction == "in" { (theirs, ours) } else { (ours, theirs) };
+                packet::ethernet(&packet::tcp_packet(from, to, 1, 2, flags))
+            };
+            cases.push(Case { direction, family, case, frames: (0..turns).map(frame).collect(), limit });
         }
     }
     cases
 }
 
-fn measure_case(programs: &mut Programs, case: &Case, turns: usize) -> Result<Figure> {
-    let Case { direction, family, case, frame, limit } = case;
+fn measure_case(programs: &mut Programs, case: &Case) -> Result<Figure> {
+    let Case { direction, family, case, frames, limit } = case;
     let name = format!("cosmolet_{direction}");
     let (mut own, mut empty) = (Vec::new(), Vec::new());
-    for _ in 0..turns {
+    for frame in frames {
         empty.push(run(programs, "cosmolet_empty", frame)?);
         own.push(run(programs, &name, frame)?);
     }
@@ -102,7 +104,7 @@ fn classifier<'a>(programs: &'a mut Programs, name: &str) -> Result<&'a mut Sche
 
 fn v4(n: u16) -> IpAddr {
     let [high, low] = n.to_be_bytes();
-    IpAddr::V4(Ipv4Addr::new(192, 0, 2 + high, low))
+    IpAddr::V4(Ipv4Addr::new(192, high, 2, low))
 }
 
 fn v6(n: u16) -> IpAddr {

@@ -42,8 +42,8 @@ pub fn measure(count: u16, limit: f64, rounds: usize) -> Result<Vec<Figure>> {
     for _ in 0..rounds {
         for (cause, spans) in [(Cause::Node, &mut by_node), (Cause::Endpoints, &mut by_endpoints)] {
             own_turn(&world, cause, count, [&ready, &not_ready], spans)?;
-            raw_turn(&world, &mut client, count, &mut raw)?;
         }
+        raw_turn(&world, &mut client, count, &mut raw)?;
     }
     let row = |name: &str, own: &[Duration], raw: &[Duration]| {
         let against = "raw: address batch, then networks";

@@ -52,7 +52,7 @@ pub const ENTRIES: [Entry; 8] = [
         name: "ebpf",
         about: "the programs by BPF_PROG_TEST_RUN with 1000 VIPs of each family, over an empty program",
         rounds: [21, 3],
-        run: ebpf::measure,
+        run: |turns| ebpf::measure(u16::try_from(turns)?),
     },
     Entry {
         name: "share",

@@ -29,7 +29,8 @@ const ROUTE_MAP: &str = "RAW";
 const LOOPBACK: u32 = 1;
 /// Requests in one datagram: as many as the socket's buffer takes.
 const REQUESTS_PER_WRITE: usize = 1000;
-const LEASE_SECONDS: u32 = 120;
+/// Longer than any round: nobody renews it here.
+const LEASE_SECONDS: u32 = 3600;
 
 /// The client.
 #[derive(Debug)]

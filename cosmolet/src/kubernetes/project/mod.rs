@@ -10,7 +10,7 @@ pub mod objects;
 mod selection;
 
 #[cfg(test)]
-mod properties;
+mod property_tests;
 #[cfg(test)]
 mod tests;
 
