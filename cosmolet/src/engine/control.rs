@@ -58,7 +58,7 @@ impl Engine {
             |vip: Vip| present.is_some_and(|view| view.vips.binary_search_by_key(&vip, |claim| claim.vip).is_ok());
         for claim in old.vips.iter().filter(|claim| !kept(claim.vip)) {
             if let Some(entry) = self.vips.get_mut(&claim.vip) {
-                entry.claims.remove(&old.key);
+                entry.unclaim(&old.key);
                 self.decide(claim.vip, now);
                 self.touch(claim.vip);
             }
@@ -90,11 +90,9 @@ impl Engine {
             let pods = &self.pods;
             let healthy = |pod: &PodKey| pods.get(pod).is_none_or(|record| record.healthy(now));
             let control = view.control_plane(*claim, healthy);
-            let entry = self.vips.entry(claim.vip).or_default();
-            let mut traffic = entry.claims.remove(&view.key).map_or_else(TrafficHealth::default, |old| old.traffic);
-            traffic.keep_ports(&view.ports);
-            let claimed = Claim { kind: claim.kind, ports: view.ports.clone(), control, traffic };
-            entry.claims.insert(view.key.clone(), claimed);
+            let (service, kind, ports) = (view.key.clone(), claim.kind, view.ports.clone());
+            let claimed = Claim { service, kind, ports, control, traffic: TrafficHealth::default() };
+            self.vips.entry(claim.vip).or_default().claim(claimed);
             self.decide(claim.vip, now);
             self.touch(claim.vip);
         }
@@ -147,7 +145,7 @@ impl Engine {
         let Some(entry) = self.vips.get_mut(&sample.vip) else { return };
         let (mode, rules) = (self.settings.traffic_mode, &self.settings.traffic);
         let mut changed = false;
-        for claim in entry.claims.values_mut().filter(|claim| claim.ports.contains(&sample.port)) {
+        for claim in entry.claims.iter_mut().filter(|claim| claim.ports.contains(&sample.port)) {
             let spread = jitter(self.settings.seed, sample.vip, claim.traffic.ejections());
             changed |= claim.traffic.sample(sample, now, mode, rules, spread);
         }
@@ -236,7 +234,7 @@ impl Engine {
         {
             return Err(Refusal::PeerAddress);
         }
-        if entry.claims.values().all(|claim| claim.ports.is_empty()) {
+        if entry.claims.iter().all(|claim| claim.ports.is_empty()) {
             return Err(Refusal::NoPorts);
         }
         Ok(())

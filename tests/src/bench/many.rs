@@ -10,6 +10,7 @@ use super::raw::Raw;
 use super::world::{LIMIT, World, list, node, service, slice, vips};
 use crate::fabric::VIPS_V4;
 use crate::objects::State;
+use crate::report::ms;
 use crate::wait;
 
 /// What changes for the daemon.
@@ -27,6 +28,15 @@ struct Spans {
     withdrawn: Vec<Duration>,
 }
 
+impl Spans {
+    /// Long rounds say how far they are.
+    fn tell(&self, who: &str) {
+        if let (Some(advertised), Some(withdrawn)) = (self.advertised.last(), self.withdrawn.last()) {
+            eprintln!("  {who}: advertised in {}, withdrawn in {}", ms(*advertised), ms(*withdrawn));
+        }
+    }
+}
+
 /// Measures `count` VIPs; each may take `limit` times as long as the raw client.
 pub fn measure(count: u16, limit: f64, rounds: usize) -> Result<Vec<Figure>> {
     let mut world = World::raise(|_, node| Ok(node.frr.directory().to_owned()))?;
@@ -42,8 +52,10 @@ pub fn measure(count: u16, limit: f64, rounds: usize) -> Result<Vec<Figure>> {
     for _ in 0..rounds {
         for (cause, spans) in [(Cause::Node, &mut by_node), (Cause::Endpoints, &mut by_endpoints)] {
             own_turn(&world, cause, count, [&ready, &not_ready], spans)?;
+            spans.tell(&format!("own, {cause:?}"));
         }
         raw_turn(&world, &mut client, count, &mut raw)?;
+        raw.tell("raw");
     }
     let row = |name: &str, own: &[Duration], raw: &[Duration]| {
         let against = "raw: address batch, then networks";
