@@ -23,7 +23,7 @@ fn quick_the_cheapest_figures_are_measured_and_written() -> Result<()> {
     ensure!(output.status.success(), "{told}\n{}", text(&output.stderr));
     let document: Value = serde_json::from_str(&std::fs::read_to_string(&file)?)?;
     let figures = document["figures"].as_array().context("no figures")?;
-    assert_eq!(figures.len(), 2 + 12, "{document:#}");
+    assert_eq!(figures.len(), 4 + 12, "{document:#}");
     for figure in figures {
         let name = figure["name"].as_str().context("no name")?;
         assert!(told.contains(name), "{name} is not in the table:\n{told}");

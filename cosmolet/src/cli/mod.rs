@@ -4,6 +4,7 @@
 pub mod check_config;
 mod client;
 pub mod completion;
+mod memory;
 pub mod run;
 pub mod status;
 

@@ -21,38 +21,39 @@ const FEW: u32 = 100;
 const MANY: u32 = 10_000;
 /// Events of one turn.
 const EVENTS: u32 = 20;
-/// Bytes: as much as the second cache of most processors, several times.
-const LITTER: usize = 8 << 20;
+/// Bytes: more than the last cache of most processors.
+const LITTER: usize = 64 << 20;
 const STRIDE: u32 = 7919;
 const TARGET: f64 = 1.5;
 
-/// Measures `handle` and `plan` together, both sizes turn by turn.
+/// Measures `handle` and `plan` together, both sizes turn by turn: from cold caches, as after an idle second, and from warm
+/// ones, as in a stream of events of the same Services.
 pub fn measure(turns: u32) -> Result<Vec<Figure>> {
     let (mut few, mut many, mut litter) = (Bench::new(FEW)?, Bench::new(MANY)?, Litter::default());
-    let (mut of_few, mut of_many) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
-    for turn in 0..turns {
-        for (index, condition) in [EndpointCondition::Unusable, EndpointCondition::Ready].into_iter().enumerate() {
-            of_few[index].extend(few.turn(turn, condition, &mut litter)?);
-            of_many[index].extend(many.turn(turn, condition, &mut litter)?);
+    let mut figures = Vec::new();
+    for caches in ["cold", "warm"] {
+        let (mut of_few, mut of_many) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+        for turn in 0..turns {
+            let (turn, mut litter) = if caches == "cold" { (turn, Some(&mut litter)) } else { (0, None) };
+            for (index, condition) in [EndpointCondition::Unusable, EndpointCondition::Ready].into_iter().enumerate() {
+                of_few[index].extend(few.turn(turn, condition, litter.as_deref_mut())?);
+                of_many[index].extend(many.turn(turn, condition, litter.as_deref_mut())?);
+            }
+            few.wait()?;
+            many.wait()?;
         }
-        few.wait()?;
-        many.wait()?;
+        for (name, index) in [("not ready, withdraw", 0), ("ready, advertise", 1)] {
+            let name = format!("engine, {MANY} Services, {caches} caches: {name}");
+            let (own, baseline) = (Summary::of(&of_many[index]), Summary::of(&of_few[index]));
+            let figure = Figure::ratio(name, own, format!("the same at {FEW}"), baseline).at_most(TARGET);
+            figures.push(Figure { unit: "us", ..figure });
+        }
     }
-    let row = |name: &str, index: usize| Figure {
-        unit: "us",
-        ..Figure::ratio(
-            format!("engine, {MANY} Services: {name}"),
-            Summary::of(&of_many[index]),
-            format!("the same at {FEW}"),
-            Summary::of(&of_few[index]),
-        )
-        .at_most(TARGET)
-    };
-    Ok(vec![row("endpoint not ready, withdraw", 0), row("endpoint ready, advertise", 1)])
+    Ok(figures)
 }
 
 /// What other programs leave in the processor's caches between two events of an idle daemon. Without it, all of the small
-/// engine would stay in the fastest cache, and the figure would be the cache's.
+/// engine would stay in the fastest cache and most of the large one in none, and the figure would be the cache's.
 struct Litter(Vec<u64>);
 
 impl Default for Litter {
@@ -104,13 +105,15 @@ impl Bench {
     }
 
     /// One event for each of some Services, the same ones for the same `turn`; microseconds of each.
-    fn turn(&mut self, turn: u32, condition: EndpointCondition, litter: &mut Litter) -> Result<Vec<f64>> {
+    fn turn(&mut self, turn: u32, condition: EndpointCondition, mut litter: Option<&mut Litter>) -> Result<Vec<f64>> {
         let mut spans = Vec::new();
         for place in turn * EVENTS..(turn + 1) * EVENTS {
             // Spread over all Services, and coprime to both sizes: each has its turn before one has two.
             let event = Event::Service(Box::new(view(place.wrapping_mul(STRIDE) % self.services, condition)));
             self.now = self.now.after(Duration::from_micros(100));
-            litter.scatter();
+            if let Some(litter) = &mut litter {
+                litter.scatter();
+            }
             let began = Instant::now();
             self.engine.handle(event, self.now);
             let plan = self.engine.plan(self.now);

@@ -27,8 +27,8 @@ const ENDPOINTS_EACH: u8 = 10;
 const PORTION: u16 = 500;
 /// Requests to the API server at a time.
 const AT_ONCE: usize = 32;
-/// Until what starting took is given back.
-const REST: Duration = Duration::from_secs(10);
+/// Until what starting took is given back: the daemon does so every 30 s.
+const REST: Duration = Duration::from_secs(40);
 const BETWEEN: Duration = Duration::from_secs(1);
 const TARGET: f64 = 64.0;
 
@@ -49,7 +49,7 @@ pub fn measure(from: From, rounds: usize) -> Result<Vec<Figure>> {
         From::Kubernetes => {
             let api = ApiServer::start(&world.lab, Place::Inside(&world.fabric.management, MANAGEMENT))?;
             api.apply(&node(false))?;
-            world.follow(&api.kubeconfig(User::Cosmolet))?;
+            world.follow(&api.kubeconfig(User::Admin))?;
             Some(api)
         }
     };

@@ -45,7 +45,7 @@ pub const ENTRIES: [Entry; 8] = [
     Entry {
         name: "engine",
         about: "one endpoint event at 10 000 Services (handle and plan) against the same at 100",
-        rounds: [100, 5],
+        rounds: [25, 2],
         run: |turns| engine::measure(u32::try_from(turns)?),
     },
     Entry {
@@ -71,7 +71,7 @@ pub const ENTRIES: [Entry; 8] = [
         name: "vips-1000",
         about: "1000 VIPs at once -> last prefix on the wire, against a raw client (one rtnetlink batch of addresses, then \
                 one write of `network`s; `no network`s to withdraw)",
-        rounds: [9, 1],
+        rounds: [5, 1],
         run: |rounds| many::measure(1000, 1.2, rounds),
     },
     Entry {
