@@ -68,14 +68,14 @@ pub const ENTRIES: [Entry; 8] = [
         run: one::measure,
     },
     Entry {
-        name: "vips-1000",
+        name: "vips-1k",
         about: "1000 VIPs at once -> last prefix on the wire, against a raw client (one rtnetlink batch of addresses, then \
                 one write of `network`s; `no network`s to withdraw)",
         rounds: [5, 1],
         run: |rounds| many::measure(1000, 1.2, rounds),
     },
     Entry {
-        name: "vips-10000",
+        name: "vips-10k",
         about: "the same with 10 000 VIPs",
         rounds: [3, 1],
         run: |rounds| many::measure(10_000, 1.3, rounds),
