@@ -24,7 +24,7 @@ use crate::objects::{self, NAMESPACE, State};
 const SERVICES: u16 = 10_000;
 const ENDPOINTS_EACH: u8 = 10;
 /// Services of one file, and of one request to the API server's runtime.
-const PORTION: u16 = 500;
+const PORTION: u16 = 100;
 /// Requests to the API server at a time.
 const AT_ONCE: usize = 32;
 /// Until what starting took is given back: the daemon does so every 30 s.
@@ -35,7 +35,7 @@ const TARGET: f64 = 64.0;
 /// Where the Services come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
-    /// A directory with 500 Services and their slices in each file.
+    /// A directory with 100 Services and their slices in each file.
     Manifests,
     /// A real kube-apiserver.
     Kubernetes,
@@ -120,13 +120,21 @@ fn put(world: &World, api: Option<&ApiServer>, first: u16, count: u16) -> Result
             world.put(&format!("part-{first}.json"), &list(services.chain(slices))?).map(drop)
         }
         Some(api) => {
-            let objects: Vec<_> = numbers.map(|n| (service(n), slice(n))).collect();
+            let objects: Vec<_> = numbers.map(|n| (cluster_wide(service(n)), slice(n))).collect();
             api.run(async move |client| {
                 let requests = objects.into_iter().map(|(service, slice)| create(client.clone(), service, slice));
                 stream::iter(requests).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await.map(drop)
             })
         }
     }
+}
+
+/// Each `Local` Service would take one of the API server's 2768 node ports, for kube-proxy's health check.
+fn cluster_wide(mut service: Service) -> Service {
+    if let Some(spec) = &mut service.spec {
+        spec.external_traffic_policy = Some("Cluster".to_owned());
+    }
+    service
 }
 
 async fn create(client: Client, service: Service, slice: EndpointSlice) -> Result<()> {
