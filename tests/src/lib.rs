@@ -8,7 +8,7 @@
 
 pub mod api_server;
 pub mod backend;
-pub mod bench_ebpf;
+pub mod bench;
 pub mod bgp;
 pub mod client;
 pub mod daemon;

@@ -3,6 +3,7 @@
 pub mod check_config;
 mod client;
 pub mod completion;
+mod memory;
 pub mod run;
 #[cfg(test)]
 mod samples;

@@ -1,5 +1,6 @@
 //! The control loop: take what has happened, decide, carry one plan out at a time, tell the book.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -26,6 +27,8 @@ use crate::metrics::Metrics;
 const BATCH: usize = 256;
 /// Rows written to the book in one turn at most.
 const ROWS: usize = 256;
+/// Decisions announced in one turn at most: a log line costs as much as a command to FRR.
+const ANNOUNCEMENTS: usize = 128;
 /// How soon the book is tried again while somebody reads it.
 const BOOK_BUSY: Duration = Duration::from_millis(5);
 
@@ -51,6 +54,8 @@ pub(super) struct Control {
     flight_since: Instant,
     /// The first event since the last plan was made.
     waiting_since: Option<Instant>,
+    /// Decisions that nobody has been told of yet.
+    unannounced: VecDeque<Transition>,
     /// Some rows are not in the book yet.
     behind: Behind,
     /// The FRR connection whose adopted VIPs are being watched in the RIB.
@@ -74,6 +79,7 @@ impl Control {
             flight: None,
             flight_since: Instant::now(),
             waiting_since: None,
+            unannounced: VecDeque::new(),
             behind: Behind::No,
             watched: None,
         }
@@ -93,7 +99,12 @@ impl Control {
         let mut tick = interval(Duration::from_millis(100));
         loop {
             self.turn(&mut tick).await;
-            if self.flight.is_none() && self.inbox.is_empty() && !self.engine.wants_plan() && self.is_empty() {
+            if self.flight.is_none()
+                && self.inbox.is_empty()
+                && !self.engine.wants_plan()
+                && self.is_empty()
+                && self.unannounced.is_empty()
+            {
                 return;
             }
         }
@@ -128,7 +139,7 @@ impl Control {
                 None
             }
             () = at(timer) => { self.handle(Event::Tick); None }
-            () = std::future::ready(()), if self.behind == Behind::More => None,
+            () = std::future::ready(()), if self.behind == Behind::More || !self.unannounced.is_empty() => None,
             () = sleep(BOOK_BUSY), if self.behind == Behind::Busy => None,
         };
         let started = Instant::now();
@@ -147,6 +158,7 @@ impl Control {
             self.flight = None;
             self.landed(applier, applied);
         }
+        self.announce_some();
         self.tell();
         self.around.metrics.turn(started.elapsed().as_secs_f64());
     }
@@ -255,10 +267,15 @@ impl Control {
                 }));
             }
         }
-        for transition in self.engine.take_transitions() {
+        self.watch_adopted();
+    }
+
+    fn announce_some(&mut self) {
+        self.unannounced.extend(self.engine.take_transitions());
+        for _ in 0..ANNOUNCEMENTS {
+            let Some(transition) = self.unannounced.pop_front() else { break };
             self.announce(transition);
         }
-        self.watch_adopted();
     }
 
     fn announce(&self, transition: Transition) {

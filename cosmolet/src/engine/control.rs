@@ -27,38 +27,38 @@ impl PodRecord {
 
 impl Engine {
     pub(super) fn service(&mut self, view: ServiceView, now: Timestamp) {
-        if self.services.get(&view.key) == Some(&view) {
-            return;
-        }
-        let key = view.key.clone();
+        let old = match self.services.get_mut(&view.key) {
+            Some(known) if *known == view => return,
+            Some(known) => Some(std::mem::replace(known, view.clone())),
+            None => {
+                self.services.insert(view.key.clone(), view.clone());
+                None
+            }
+        };
         for pod in view.local_pods() {
-            self.pods.entry(pod.clone()).or_default().services.insert(key.clone());
+            self.pods.entry(pod.clone()).or_default().services.insert(view.key.clone());
         }
-        let old = self.services.insert(key.clone(), view);
         if let Some(old) = old {
-            self.drop_claims(&old, now);
-            self.drop_pods(&old);
+            self.drop_claims(&old, Some(&view), now);
+            self.drop_pods(&old, Some(&view));
         }
-        self.refresh(&key, now);
+        self.judge(&view, now);
     }
 
     pub(super) fn service_gone(&mut self, key: &ServiceKey, now: Timestamp) {
         if let Some(old) = self.services.remove(key) {
-            self.drop_claims(&old, now);
-            self.drop_pods(&old);
+            self.drop_claims(&old, None, now);
+            self.drop_pods(&old, None);
         }
     }
 
     /// Takes back the claims of a view that its Service's present view no longer makes.
-    fn drop_claims(&mut self, old: &ServiceView, now: Timestamp) {
-        let present: BTreeSet<Vip> = self
-            .services
-            .get(&old.key)
-            .map(|view| view.vips.iter().map(|claim| claim.vip).collect())
-            .unwrap_or_default();
-        for claim in old.vips.iter().filter(|claim| !present.contains(&claim.vip)) {
+    fn drop_claims(&mut self, old: &ServiceView, present: Option<&ServiceView>, now: Timestamp) {
+        let kept =
+            |vip: Vip| present.is_some_and(|view| view.vips.binary_search_by_key(&vip, |claim| claim.vip).is_ok());
+        for claim in old.vips.iter().filter(|claim| !kept(claim.vip)) {
             if let Some(entry) = self.vips.get_mut(&claim.vip) {
-                entry.claims.remove(&old.key);
+                entry.unclaim(&old.key);
                 self.decide(claim.vip, now);
                 self.touch(claim.vip);
             }
@@ -66,9 +66,8 @@ impl Engine {
     }
 
     /// Forgets pods that stand behind no Service and that no watcher has told of.
-    fn drop_pods(&mut self, old: &ServiceView) {
-        let present: BTreeSet<&PodKey> =
-            self.services.get(&old.key).map(|view| view.local_pods().collect()).unwrap_or_default();
+    fn drop_pods(&mut self, old: &ServiceView, present: Option<&ServiceView>) {
+        let present: BTreeSet<&PodKey> = present.map(|view| view.local_pods().collect()).unwrap_or_default();
         for pod in old.local_pods().filter(|pod| !present.contains(pod)) {
             if let Some(record) = self.pods.get_mut(pod) {
                 record.services.remove(&old.key);
@@ -81,22 +80,21 @@ impl Engine {
 
     /// Judges a Service's claims anew and decides their VIPs.
     fn refresh(&mut self, key: &ServiceKey, now: Timestamp) {
-        let Some(view) = self.services.get(key) else { return };
-        let pods = &self.pods;
-        let healthy = |pod: &PodKey| pods.get(pod).is_none_or(|record| record.healthy(now));
-        let mut touched = Vec::with_capacity(view.vips.len());
-        for claim in &view.vips {
-            let control = view.control_plane(*claim, healthy);
-            let entry = self.vips.entry(claim.vip).or_default();
-            let mut traffic = entry.claims.remove(key).map_or_else(TrafficHealth::default, |old| old.traffic);
-            traffic.keep_ports(&view.ports);
-            let ports = view.ports.clone();
-            entry.claims.insert(key.clone(), Claim { kind: claim.kind, ports, control, traffic });
-            touched.push(claim.vip);
+        if let Some(view) = self.services.get(key).cloned() {
+            self.judge(&view, now);
         }
-        for vip in touched {
-            self.decide(vip, now);
-            self.touch(vip);
+    }
+
+    fn judge(&mut self, view: &ServiceView, now: Timestamp) {
+        for claim in &view.vips {
+            let pods = &self.pods;
+            let healthy = |pod: &PodKey| pods.get(pod).is_none_or(|record| record.healthy(now));
+            let control = view.control_plane(*claim, healthy);
+            let (service, kind, ports) = (view.key.clone(), claim.kind, view.ports.clone());
+            let claimed = Claim { service, kind, ports, control, traffic: TrafficHealth::default() };
+            self.vips.entry(claim.vip).or_default().claim(claimed);
+            self.decide(claim.vip, now);
+            self.touch(claim.vip);
         }
     }
 
@@ -147,7 +145,7 @@ impl Engine {
         let Some(entry) = self.vips.get_mut(&sample.vip) else { return };
         let (mode, rules) = (self.settings.traffic_mode, &self.settings.traffic);
         let mut changed = false;
-        for claim in entry.claims.values_mut().filter(|claim| claim.ports.contains(&sample.port)) {
+        for claim in entry.claims.iter_mut().filter(|claim| claim.ports.contains(&sample.port)) {
             let spread = jitter(self.settings.seed, sample.vip, claim.traffic.ejections());
             changed |= claim.traffic.sample(sample, now, mode, rules, spread);
         }
@@ -236,7 +234,7 @@ impl Engine {
         {
             return Err(Refusal::PeerAddress);
         }
-        if entry.claims.values().all(|claim| claim.ports.is_empty()) {
+        if entry.claims.iter().all(|claim| claim.ports.is_empty()) {
             return Err(Refusal::NoPorts);
         }
         Ok(())

@@ -169,8 +169,7 @@ impl Engine {
             let mut found = difference(vip, entry, &context);
             left -= usize::from(!found.steps.is_empty());
             steps.append(&mut found.steps);
-            let health =
-                entry.claims.values().filter_map(|claim| claim.traffic.next_change(now, &self.settings.traffic));
+            let health = entry.claims.iter().filter_map(|claim| claim.traffic.next_change(now, &self.settings.traffic));
             if let Some(at) = found.look_again.into_iter().chain(health).min() {
                 self.timers.insert((at, Timer::Vip(vip)));
             }
@@ -241,7 +240,7 @@ impl Engine {
     /// Lets the time that has passed count for one VIP.
     fn settle(&mut self, vip: Vip, now: Timestamp) {
         let Some(entry) = self.vips.get_mut(&vip) else { return };
-        let ticked = entry.claims.values_mut().map(|claim| claim.traffic.tick(now, &self.settings.traffic));
+        let ticked = entry.claims.iter_mut().map(|claim| claim.traffic.tick(now, &self.settings.traffic));
         if ticked.fold(false, |any, changed| any | changed) {
             self.decide(vip, now);
         }

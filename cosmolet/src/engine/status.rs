@@ -155,8 +155,8 @@ impl Engine {
         entry
             .claims
             .iter()
-            .map(|(service, claim)| ClaimStatus {
-                service: service.clone(),
+            .map(|claim| ClaimStatus {
+                service: claim.service.clone(),
                 kind: claim.kind,
                 ports: claim.ports.clone(),
                 health: if self.node.is_some() { claim.health() } else { VipHealth::Unknown },

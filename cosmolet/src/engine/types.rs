@@ -2,6 +2,7 @@
 //!
 //! Owns identities and their order. Never holds a judgement about them.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -158,8 +159,9 @@ impl fmt::Display for Port {
     }
 }
 
-/// A namespaced Kubernetes name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A namespaced Kubernetes name. Ordered by name first: most objects share a few namespaces, so that this settles nearly
+/// every comparison with one string instead of two.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ObjectKey {
     /// The namespace.
     pub namespace: Arc<str>,
@@ -172,6 +174,18 @@ impl ObjectKey {
     #[must_use]
     pub fn new(namespace: &str, name: &str) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl Ord for ObjectKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.name.cmp(&other.name).then_with(|| self.namespace.cmp(&other.namespace))
+    }
+}
+
+impl PartialOrd for ObjectKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

@@ -1,6 +1,5 @@
 //! One VIP: who claims it, what was decided, how far it got.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::intent::{Decision, VipHealth, WithdrawReason};
@@ -11,8 +10,8 @@ use super::types::{Port, ServiceKey, Timestamp, Vip};
 /// Everything the engine remembers of one VIP.
 #[derive(Clone, Debug, Default)]
 pub(super) struct VipEntry {
-    /// The Services that ask for it.
-    pub(super) claims: BTreeMap<ServiceKey, Claim>,
+    /// The Services that ask for it, in the order of their keys. Nearly always one: a map would take 2 KiB for it.
+    pub(super) claims: Vec<Claim>,
     /// What is wanted; `None` before the sources have delivered everything once.
     pub(super) decision: Option<Decision>,
     /// When the decision was last changed.
@@ -32,6 +31,7 @@ pub(super) struct VipEntry {
 /// One Service's claim to a VIP.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
+    pub(super) service: ServiceKey,
     pub(super) kind: VipKind,
     pub(super) ports: Vec<Port>,
     pub(super) control: Result<(), WithdrawReason>,
@@ -52,10 +52,38 @@ impl Claim {
 }
 
 impl VipEntry {
+    /// Takes a claim in, in the place of the one that its Service made before, whose traffic is remembered.
+    pub(super) fn claim(&mut self, mut claim: Claim) {
+        match self.place(&claim.service) {
+            Ok(place) => {
+                if let Some(known) = self.claims.get_mut(place) {
+                    claim.traffic = std::mem::take(&mut known.traffic);
+                    claim.traffic.keep_ports(&claim.ports);
+                    *known = claim;
+                }
+            }
+            Err(place) => {
+                self.claims.reserve_exact(1);
+                self.claims.insert(place, claim);
+            }
+        }
+    }
+
+    /// Forgets a Service's claim.
+    pub(super) fn unclaim(&mut self, service: &ServiceKey) {
+        if let Ok(place) = self.place(service) {
+            self.claims.remove(place);
+        }
+    }
+
+    fn place(&self, service: &ServiceKey) -> Result<usize, usize> {
+        self.claims.binary_search_by(|claim| claim.service.cmp(service))
+    }
+
     /// What its Services alone say: up while any of them is.
     pub(super) fn by_claims(&self) -> Decision {
         let mut reason = None;
-        for claim in self.claims.values() {
+        for claim in &self.claims {
             match claim.health() {
                 VipHealth::Down(why) => reason = reason.or(Some(why)),
                 VipHealth::Up | VipHealth::Suspect(_) | VipHealth::Trial | VipHealth::Unknown => {
@@ -68,7 +96,7 @@ impl VipEntry {
 
     /// The ports that its Services declare, in ascending order, without duplicates.
     pub(super) fn ports(&self) -> Vec<Port> {
-        let mut ports: Vec<Port> = self.claims.values().flat_map(|claim| claim.ports.iter().copied()).collect();
+        let mut ports: Vec<Port> = self.claims.iter().flat_map(|claim| claim.ports.iter().copied()).collect();
         ports.sort_unstable();
         ports.dedup();
         ports

@@ -1,0 +1,95 @@
+//! The benches: every figure that cosmolet promises, each measured against a baseline of the same run.
+//!
+//! Own and baseline take turns, so that what slows the machine slows both; medians are compared. Nothing here judges a
+//! figure but its own target.
+
+pub mod ebpf;
+pub mod engine;
+pub mod figure;
+pub mod many;
+pub mod memory;
+pub mod one;
+pub mod proxy;
+pub mod raw;
+pub mod share;
+pub mod world;
+
+use anyhow::Result;
+
+use figure::Figure;
+
+/// One thing to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// What it is called on the command line.
+    pub name: &'static str,
+    /// What it measures, and against what.
+    pub about: &'static str,
+    /// How many rounds it takes, and how many when it has to be quick.
+    rounds: [usize; 2],
+    run: fn(usize) -> Result<Vec<Figure>>,
+}
+
+impl Entry {
+    /// Measures.
+    ///
+    /// # Errors
+    /// When something could not be measured; a missed target is no error.
+    pub fn measure(&self, quick: bool) -> Result<Vec<Figure>> {
+        (self.run)(self.rounds[usize::from(quick)])
+    }
+}
+
+/// Everything that can be measured, the cheapest first.
+pub const ENTRIES: [Entry; 8] = [
+    Entry {
+        name: "engine",
+        about: "one endpoint event at 10 000 Services (handle and plan) against the same at 100",
+        rounds: [25, 2],
+        run: |turns| engine::measure(u32::try_from(turns)?),
+    },
+    Entry {
+        name: "ebpf",
+        about: "the programs by BPF_PROG_TEST_RUN with 1000 VIPs of each family, over an empty program",
+        rounds: [21, 3],
+        run: |turns| ebpf::measure(u16::try_from(turns)?),
+    },
+    Entry {
+        name: "share",
+        about: "an endpoint's manifest renamed -> first byte at FRR's socket (a proxy in front of it reads the clock)",
+        rounds: [300, 8],
+        run: share::measure,
+    },
+    Entry {
+        name: "one-vip",
+        about: "an endpoint's manifest renamed -> UPDATE on the wire, against a raw client (address by rtnetlink, then a \
+                pipelined `network`), beside one vtysh process per VIP",
+        rounds: [100, 4],
+        run: one::measure,
+    },
+    Entry {
+        name: "vips-1k",
+        about: "1000 VIPs at once -> last prefix on the wire, against a raw client (one rtnetlink batch of addresses, then \
+                one write of `network`s; `no network`s to withdraw)",
+        rounds: [5, 1],
+        run: |rounds| many::measure(1000, 1.2, rounds),
+    },
+    Entry {
+        name: "vips-10k",
+        about: "the same with 10 000 VIPs",
+        rounds: [3, 1],
+        run: |rounds| many::measure(10_000, 1.3, rounds),
+    },
+    Entry {
+        name: "memory-manifests",
+        about: "VmRSS of the daemon with 10 000 Services and 100 000 endpoints in a manifests directory, all VIPs advertised",
+        rounds: [10, 1],
+        run: |rounds| memory::measure(memory::From::Manifests, rounds),
+    },
+    Entry {
+        name: "memory-kubernetes",
+        about: "the same from a real kube-apiserver",
+        rounds: [10, 1],
+        run: |rounds| memory::measure(memory::From::Kubernetes, rounds),
+    },
+];
