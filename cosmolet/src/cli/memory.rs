@@ -10,12 +10,20 @@ use tokio::time::{MissedTickBehavior, interval};
 /// Soon enough after a start, and rare enough for the few milliseconds in which nobody else gets memory.
 const EVERY: Duration = Duration::from_secs(30);
 
+/// From this size on, in bytes, a block gets pages of its own, which go back when it is freed: files, replies, buffers.
+/// It is glibc's default, which grows with the largest block that was freed unless somebody sets it.
+#[cfg(target_env = "gnu")]
+const OWN_PAGES: libc::c_int = 128 << 10;
+
 /// Has all threads share one arena: the daemon allocates little once it runs. Call it before there are threads.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "mallopt(3) has no safe wrapper")]
 pub(super) fn keep_lean() {
     // SAFETY: mallopt takes two numbers; no other thread runs yet.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, OWN_PAGES);
+    }
 }
 
 #[cfg(not(target_env = "gnu"))]
