@@ -87,11 +87,6 @@ pub struct ClaimStatus {
 }
 
 impl Engine {
-    /// One row for each VIP, in ascending order.
-    pub fn status(&self) -> impl Iterator<Item = VipStatus> {
-        self.vips.iter().map(|(vip, entry)| self.row(*vip, entry))
-    }
-
     /// The row of one VIP.
     #[must_use]
     pub fn vip_status(&self, vip: Vip) -> Option<VipStatus> {

@@ -63,16 +63,13 @@ fn states(rows: &Rows, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error>
     let help = "1 for the state that the VIP is in, with the reason, the Service's health and FRR's mode";
     let mut family = encoder.encode_descriptor("vip_state", help, None, MetricType::Gauge)?;
     for_claims(rows, |status, claim, vip| {
-        let labels = [
-            ("namespace", claim.map_or("", |claim| claim.service.namespace.as_ref())),
-            ("service", claim.map_or("", |claim| claim.service.name.as_ref())),
-            ("vip", vip),
-            ("family", status.vip.family().as_str()),
+        let mut labels = identity(claim, status.vip, vip).to_vec();
+        labels.extend([
             ("state", status.state.as_str()),
             ("reason", status.reason.map_or("", |reason| reason.as_str())),
             ("health", claim.map_or("", |claim| claim.health.as_str())),
             ("mode", status.mode.map_or("", |mode| mode.as_str())),
-        ];
+        ]);
         ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)
     })
 }
@@ -86,14 +83,19 @@ fn gauge(
 ) -> Result<(), Error> {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for_claims(rows, |status, claim, vip| {
-        let labels = [
-            ("namespace", claim.map_or("", |claim| claim.service.namespace.as_ref())),
-            ("service", claim.map_or("", |claim| claim.service.name.as_ref())),
-            ("vip", vip),
-            ("family", status.vip.family().as_str()),
-        ];
+        let labels = identity(claim, status.vip, vip);
         ConstGauge::new(value(status)).encode(family.encode_family(&labels)?)
     })
+}
+
+/// The labels that every family of VIPs begins with; the Service's are empty where nobody claims the VIP any more.
+fn identity<'a>(claim: Option<&'a ClaimStatus>, vip: Vip, text: &'a str) -> [(&'static str, &'a str); 4] {
+    [
+        ("namespace", claim.map_or("", |claim| claim.service.namespace.as_ref())),
+        ("service", claim.map_or("", |claim| claim.service.name.as_ref())),
+        ("vip", text),
+        ("family", vip.family().as_str()),
+    ]
 }
 
 /// Calls `each` for every claim of every VIP, and once without a claim for a VIP that nobody claims any more.
@@ -172,14 +174,8 @@ fn series(
 ) -> Result<(), Error> {
     let claim = row.status.as_ref().and_then(|status| status.services.iter().find(|claim| claim.ports.contains(&port)));
     let number = port.number.to_string();
-    let mut labels = vec![
-        ("namespace", claim.map_or("", |claim| claim.service.namespace.as_ref())),
-        ("service", claim.map_or("", |claim| claim.service.name.as_ref())),
-        ("vip", text),
-        ("family", vip.family().as_str()),
-        ("port", &number),
-        ("protocol", port.protocol.as_str()),
-    ];
+    let mut labels = identity(claim, vip, text).to_vec();
+    labels.extend([("port", number.as_str()), ("protocol", port.protocol.as_str())]);
     labels.extend(extra);
     ConstCounter::new(value).encode(family.encode_family(&labels)?)
 }
