@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 use crate::engine::Transition;
 use crate::engine::event::{SourceState, TrafficCounts, TrafficSample};
 use crate::engine::intent::WithdrawReason;
-use crate::engine::observed::{BgpFault, BgpState, ProgramsState};
+use crate::engine::observed::{BgpFault, BgpState, ProberState, ProgramsState};
 use crate::engine::status::VipStatus;
 use crate::engine::traffic::TrafficMode;
 use crate::engine::types::{Port, ServiceKey, Timestamp, Vip};
@@ -67,6 +67,8 @@ pub struct Summary {
     pub bgp: BgpState,
     /// The eBPF programs.
     pub programs: ProgramsState,
+    /// The wire-true probe.
+    pub prober: ProberState,
     /// Whether the traffic verdict acts.
     pub traffic_mode: TrafficMode,
     /// Services selected.
@@ -106,6 +108,7 @@ impl Book {
             kernel_seen: false,
             bgp: BgpState::Down(BgpFault::Starting),
             programs: ProgramsState::Off("not started".to_owned()),
+            prober: ProberState::Off("not started".to_owned()),
             traffic_mode,
             services: 0,
             unusable: Vec::new(),

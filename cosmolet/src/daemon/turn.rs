@@ -16,7 +16,7 @@ use crate::apply::Applier;
 use crate::book::Book;
 use crate::engine::event::{Event, SourceState};
 use crate::engine::intent::Decision;
-use crate::engine::observed::{BgpState, Owner, PeerView};
+use crate::engine::observed::{BgpState, Owner, PeerView, ProberState};
 use crate::engine::plan::{Applied, Outcome};
 use crate::engine::types::Vip;
 use crate::engine::{Engine, Transition};
@@ -187,6 +187,14 @@ impl Control {
             }
             Event::Bgp(state) => self.note_bgp(state),
             Event::Programs(state) => book.summarise(|summary| summary.programs = state.clone()),
+            Event::Prober(state) => {
+                match state {
+                    ProberState::Off(reason) => warn!(%reason, "no wire-true probes: nothing waits for a proof"),
+                    ProberState::Starting => {}
+                    ProberState::Running => info!("wire-true probes can be sent"),
+                }
+                book.summarise(|summary| summary.prober = state.clone());
+            }
             Event::Kernel(_) => book.summarise(|summary| summary.kernel_seen = true),
             Event::Service(_)
             | Event::ServiceGone(_)
@@ -194,6 +202,7 @@ impl Control {
             | Event::Pod(..)
             | Event::PodGone(_)
             | Event::Traffic(_)
+            | Event::Probe(_)
             | Event::Rib(_)
             | Event::Applied(_)
             | Event::Tick

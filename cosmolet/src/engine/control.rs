@@ -6,6 +6,7 @@ use super::engine::{Engine, Timer, Transition};
 use super::event::{SourceState, TrafficSample};
 use super::intent::{Decision, WithdrawReason};
 use super::observed::{BgpState, Owner};
+use super::proof::Proof;
 use super::service::{PodView, Refusal, ServiceView};
 use super::traffic::TrafficHealth;
 use super::types::{PodKey, ServiceKey, Timestamp, Vip};
@@ -39,6 +40,7 @@ impl Engine {
             self.pods.entry(pod.clone()).or_default().services.insert(view.key.clone());
         }
         if let Some(old) = old {
+            self.renew_proofs(&old, &view);
             self.drop_claims(&old, Some(&view), now);
             self.drop_pods(&old, Some(&view));
         }
@@ -91,8 +93,10 @@ impl Engine {
             let healthy = |pod: &PodKey| pods.get(pod).is_none_or(|record| record.healthy(now));
             let control = view.control_plane(*claim, healthy);
             let (service, kind, ports) = (view.key.clone(), claim.kind, view.ports.clone());
-            let claimed = Claim { service, kind, ports, control, traffic: TrafficHealth::default() };
-            self.vips.entry(claim.vip).or_default().claim(claimed);
+            let (traffic, prove, proof) = (TrafficHealth::default(), view.prove, Proof::default());
+            let claimed = Claim { service, kind, ports, control, prove, proof, traffic };
+            let came = self.vips.entry(claim.vip).or_default().claim(claimed);
+            self.proof_of(claim.vip, &view.key, came, now);
             self.decide(claim.vip, now);
             self.touch(claim.vip);
         }
@@ -145,6 +149,9 @@ impl Engine {
         let Some(entry) = self.vips.get_mut(&sample.vip) else { return };
         let (mode, rules) = (self.settings.traffic_mode, &self.settings.traffic);
         let mut changed = false;
+        if sample.counts.completed > 0 {
+            entry.served_at = Some(now);
+        }
         for claim in entry.claims.iter_mut().filter(|claim| claim.ports.contains(&sample.port)) {
             let spread = jitter(self.settings.seed, sample.vip, claim.traffic.ejections());
             changed |= claim.traffic.sample(sample, now, mode, rules, spread);
@@ -184,6 +191,10 @@ impl Engine {
             return;
         }
         let Some(entry) = self.vips.get(&vip) else { return };
+        if entry.decision.is_none() && self.is_up(vip) {
+            self.adopt_unproven(vip);
+        }
+        let Some(entry) = self.vips.get(&vip) else { return };
         let decision = self.decision(vip, entry);
         let Some(entry) = self.vips.get_mut(&vip) else { return };
         if entry.decision != Some(decision) {
@@ -214,7 +225,7 @@ impl Engine {
         }
     }
 
-    fn is_up(&self, vip: Vip) -> bool {
+    pub(super) fn is_up(&self, vip: Vip) -> bool {
         let held = self.observed.kernel.as_ref().and_then(|kernel| kernel.loopback.get(&vip));
         held.is_some_and(|held| held.owner == Owner::Ours)
     }

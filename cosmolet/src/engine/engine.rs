@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use super::control::PodRecord;
 use super::diff::{DiffContext, difference};
-use super::event::{Event, SourceState};
+use super::event::{Event, ProbePurpose, SourceState};
 use super::intent::Decision;
 use super::observed::{BgpState, Observed};
 use super::plan::Plan;
+use super::probes::Round;
 use super::rules::VipRules;
 use super::service::{NodeView, ServiceView};
 use super::traffic::{TrafficMode, TrafficRules};
@@ -28,6 +29,10 @@ pub struct Settings {
     pub traffic_mode: TrafficMode,
     /// The constants of the traffic verdict.
     pub traffic: TrafficRules,
+    /// How long a claim waits for a probe to pass before it is advertised; `None` never waits, unless it must.
+    pub prove: Option<Duration>,
+    /// The time in which every VIP that nobody connects to is probed once; `None` never does.
+    pub probe_round: Option<Duration>,
     /// How long a pod counts as unusable after a container of it was restarted.
     pub pod_hold: Duration,
     /// How long an address stays after its `network` statement is gone.
@@ -43,6 +48,8 @@ impl Default for Settings {
             lease: Some(Duration::from_secs(120)),
             traffic_mode: TrafficMode::default(),
             traffic: TrafficRules::default(),
+            prove: None,
+            probe_round: None,
             pod_hold: Duration::from_secs(30),
             linger: Duration::from_secs(1),
             seed: 0,
@@ -88,11 +95,15 @@ pub struct Engine {
     pub(super) changed: BTreeSet<Vip>,
     /// The FRR connection that the plan in flight was made for.
     pub(super) planned_for: Option<u64>,
+    /// VIPs whose probes are wanted, and why.
+    pub(super) wanted: BTreeMap<Vip, ProbePurpose>,
+    pub(super) round: Round,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
     Vip(Vip),
+    Probe(Vip),
     Pod(PodKey),
 }
 
@@ -116,6 +127,8 @@ impl Engine {
             transitions: Vec::new(),
             changed: BTreeSet::new(),
             planned_for: None,
+            wanted: BTreeMap::new(),
+            round: Round::default(),
         }
     }
 
@@ -135,6 +148,8 @@ impl Engine {
             Event::PodGone(key) => self.pod_gone(&key, now),
             Event::Source(state) => self.source(state, now),
             Event::Traffic(samples) => samples.iter().for_each(|sample| self.traffic(sample, now)),
+            Event::Probe(reports) => reports.iter().for_each(|report| self.probe(report, now)),
+            Event::Prober(state) => self.prober(state, now),
             Event::Kernel(event) => self.kernel(event, now),
             Event::Bgp(state) => self.bgp(state, now),
             Event::Rib(reports) => {
@@ -145,7 +160,7 @@ impl Engine {
             }
             Event::Programs(state) => self.programs(state),
             Event::Applied(applied) => applied.into_iter().for_each(|one| self.applied(one, now)),
-            Event::Tick => {}
+            Event::Tick => self.probe_some(now),
             Event::Exit => {
                 self.exiting = true;
                 self.decide_all(now);
@@ -170,7 +185,9 @@ impl Engine {
             left -= usize::from(!found.steps.is_empty());
             steps.append(&mut found.steps);
             let health = entry.claims.iter().filter_map(|claim| claim.traffic.next_change(now, &self.settings.traffic));
-            if let Some(at) = found.look_again.into_iter().chain(health).min() {
+            let proof =
+                entry.claims.iter().filter_map(|claim| claim.proof.next_change(claim.limit(self.settings.prove)));
+            if let Some(at) = found.look_again.into_iter().chain(health).chain(proof).min() {
                 self.timers.insert((at, Timer::Vip(vip)));
             }
             self.forget_if_idle(vip);
@@ -231,6 +248,7 @@ impl Engine {
                     self.settle(vip, now);
                     self.touch(vip);
                 }
+                Some((_, Timer::Probe(vip))) => self.want_probe(vip, ProbePurpose::Conviction),
                 Some((_, Timer::Pod(pod))) => self.refresh_pod(&pod, now),
                 None => {}
             }
@@ -239,6 +257,7 @@ impl Engine {
 
     /// Lets the time that has passed count for one VIP.
     fn settle(&mut self, vip: Vip, now: Timestamp) {
+        self.prove_on(vip, now);
         let Some(entry) = self.vips.get_mut(&vip) else { return };
         let ticked = entry.claims.iter_mut().map(|claim| claim.traffic.tick(now, &self.settings.traffic));
         if ticked.fold(false, |any, changed| any | changed) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::observed::{BgpState, KernelEvent, ProgramsState, RibReport};
+use super::observed::{BgpState, KernelEvent, ProberState, ProgramsState, RibReport};
 use super::plan::Applied;
 use super::service::{NodeView, PodView, ServiceView};
 use super::types::{PodKey, Port, ServiceKey, Vip};
@@ -24,6 +24,10 @@ pub enum Event {
     Source(SourceState),
     /// What the programs counted, one sample for each declared port that saw packets.
     Traffic(Vec<TrafficSample>),
+    /// What became of wire-true probes that [`Engine::take_probes`](super::Engine::take_probes) asked for.
+    Probe(Vec<ProbeReport>),
+    /// Whether wire-true probes can be sent.
+    Prober(ProberState),
     /// What the kernel holds.
     Kernel(KernelEvent),
     /// What FRR's running configuration holds.
@@ -75,6 +79,88 @@ pub struct TrafficSample {
     pub span: Duration,
     /// The counts within the span.
     pub counts: TrafficCounts,
+}
+
+/// What became of one wire-true probe: a SYN that arrived at an uplink like a client's. Facts, no judgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeReport {
+    /// The VIP.
+    pub vip: Vip,
+    /// The declared port, of TCP.
+    pub port: Port,
+    /// What came back.
+    pub outcome: ProbeOutcome,
+    /// The time from the SYN to its answer, where one came.
+    pub latency: Option<Duration>,
+}
+
+/// What came back for a wire-true probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProbeOutcome {
+    /// A SYN-ACK.
+    Passed,
+    /// RST or ICMP unreachable, made behind this host.
+    RefusedByBackend,
+    /// RST or ICMP unreachable, made by this host's own stack; or the SYN was about to leave by an uplink again.
+    RefusedByHost,
+    /// Nothing, while another probe on that uplink was answered.
+    Silent,
+    /// Nothing, and neither was there for any other probe on that uplink: it is the probing that fails.
+    Lost,
+}
+
+impl ProbeOutcome {
+    /// All outcomes, for metrics.
+    pub const ALL: [Self; 5] = [Self::Passed, Self::RefusedByBackend, Self::RefusedByHost, Self::Silent, Self::Lost];
+
+    /// The label used in metrics, logs and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::RefusedByBackend => "refused_backend",
+            Self::RefusedByHost => "refused_host",
+            Self::Silent => "silent",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// A wish for wire-true probes of a VIP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeRequest {
+    /// The VIP.
+    pub vip: Vip,
+    /// The declared ports to probe, all of TCP.
+    pub ports: Vec<Port>,
+    /// Why.
+    pub purpose: ProbePurpose,
+}
+
+/// Why the engine wants a probe; the first matter most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProbePurpose {
+    /// The VIP is suspect: is it so?
+    Conviction,
+    /// The VIP waits for its advertisement.
+    Proof,
+    /// The VIP is withdrawn by its traffic and wants to come back.
+    Trial,
+    /// Nobody has connected for a while.
+    Round,
+}
+
+impl ProbePurpose {
+    /// The label used in metrics, logs and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Conviction => "conviction",
+            Self::Proof => "proof",
+            Self::Trial => "trial",
+            Self::Round => "round",
+        }
+    }
 }
 
 /// Packets and events, as differences over a span or as sums since the start.

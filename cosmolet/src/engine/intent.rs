@@ -34,6 +34,10 @@ pub enum WithdrawReason {
     NodeUnknown,
     /// New connections were refused by this host itself: nothing translates the VIP to a backend.
     HostRefuses,
+    /// It waits, for a moment, for a wire-true probe to pass.
+    Proving,
+    /// No wire-true probe has passed, and its Service requires one (`cosmolet.io/prove: required`).
+    Unproven,
     /// No Service claims the VIP any more.
     ServiceGone,
     /// The address may not be advertised.
@@ -55,6 +59,8 @@ impl WithdrawReason {
             Self::NodeTainted => "NodeTainted",
             Self::NodeUnknown => "NodeUnknown",
             Self::HostRefuses => "HostRefuses",
+            Self::Proving => "Proving",
+            Self::Unproven => "Unproven",
             Self::ServiceGone => "ServiceGone",
             Self::Refused(refusal) => refusal.as_str(),
             Self::Exit => "Exit",
@@ -75,6 +81,8 @@ impl WithdrawReason {
             Self::HostRefuses => {
                 "this host itself refuses its new connections: nothing translates the VIP to a backend"
             }
+            Self::Proving => "it waits for a probe of its data plane to pass (traffic.prove_seconds)",
+            Self::Unproven => "no probe of its data plane has passed, and its Service says cosmolet.io/prove: required",
             Self::ServiceGone => "no Service claims it",
             Self::Refused(refusal) => refusal.explain(),
             Self::Exit => "the daemon ends and bgp.on_exit is withdraw",
@@ -93,6 +101,8 @@ impl fmt::Display for WithdrawReason {
 pub enum VipHealth {
     /// Too little is known; whatever is up stays up.
     Unknown,
+    /// Kubernetes says yes; a wire-true probe is to say so too before it is advertised.
+    Proving,
     /// It can be served.
     Up,
     /// The traffic says no, but nothing acts on it (`traffic.mode: observe`).
@@ -109,6 +119,7 @@ impl VipHealth {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
+            Self::Proving => "proving",
             Self::Up => "up",
             Self::Suspect(_) => "suspect",
             Self::Down(_) => "down",

@@ -18,6 +18,8 @@ pub mod event;
 pub mod intent;
 pub mod observed;
 pub mod plan;
+mod probes;
+pub mod proof;
 pub mod rules;
 pub mod service;
 pub mod status;

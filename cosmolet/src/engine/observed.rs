@@ -178,6 +178,29 @@ pub enum ProgramsState {
     Running(Vec<String>),
 }
 
+/// Whether wire-true probes can be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProberState {
+    /// Not known yet: it is about to be found out.
+    Starting,
+    /// They cannot, for this reason: nothing waits for a proof and nothing is convicted by one.
+    Off(String),
+    /// They can.
+    Running,
+}
+
+impl ProberState {
+    /// The label used in metrics, logs and JSON.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Off(_) => "off",
+            Self::Running => "running",
+        }
+    }
+}
+
 /// Everything observed, with its age kept by the engine.
 #[derive(Clone, Debug)]
 pub struct Observed {
@@ -189,6 +212,8 @@ pub struct Observed {
     pub rib: BTreeMap<Vip, RibState>,
     /// The programs.
     pub programs: ProgramsState,
+    /// The wire-true probe.
+    pub prober: ProberState,
     /// The VIPs and ports that the programs count.
     pub tracked: BTreeMap<Vip, Vec<Port>>,
 }
@@ -200,6 +225,7 @@ impl Default for Observed {
             bgp: BgpState::Down(BgpFault::Starting),
             rib: BTreeMap::new(),
             programs: ProgramsState::Off("not started".to_owned()),
+            prober: ProberState::Off("not started".to_owned()),
             tracked: BTreeMap::new(),
         }
     }

@@ -148,6 +148,7 @@ fn service() -> impl Strategy<Value = Event> {
                 refused: Vec::new(),
                 ports: if ports == 0 { Vec::new() } else { vec![port()] },
                 terminating: Terminating::Serving,
+                prove: super::proof::Prove::Wait,
                 endpoints: PerFamily { v4: endpoints.clone(), v6: endpoints },
             }))
         },
@@ -403,6 +404,8 @@ fn object_name(event: &Event) -> String {
         Event::Node(_) => "node".to_owned(),
         Event::Source(_)
         | Event::Traffic(_)
+        | Event::Probe(_)
+        | Event::Prober(_)
         | Event::Kernel(_)
         | Event::Bgp(_)
         | Event::Rib(_)

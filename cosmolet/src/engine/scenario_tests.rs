@@ -36,6 +36,7 @@ fn service(name: &str, ready: usize) -> Event {
         refused: Vec::new(),
         ports: vec![port()],
         terminating: Terminating::Serving,
+        prove: super::proof::Prove::Wait,
         endpoints: PerFamily { v4: endpoints, v6: Endpoints::default() },
     }))
 }

@@ -4,6 +4,7 @@
 //! Never reads Kubernetes objects: only `kubernetes::project` knows their field names.
 
 use super::intent::WithdrawReason;
+use super::proof::Prove;
 use super::types::{Family, PerFamily, PodKey, Port, ServiceKey, Vip};
 
 /// One Service as this node sees it, built from all of its EndpointSlices. Replaced whole, never patched.
@@ -19,6 +20,8 @@ pub struct ServiceView {
     pub ports: Vec<Port>,
     /// Whether terminating endpoints that still serve count when no ready one is left (KEP-1669).
     pub terminating: Terminating,
+    /// Whether its VIPs wait for a probe to pass before they are advertised.
+    pub prove: Prove,
     /// The endpoints by address family.
     pub endpoints: PerFamily<Endpoints>,
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::intent::{Decision, VipHealth, WithdrawReason};
+use super::proof::{Proof, Prove};
 use super::service::VipKind;
 use super::traffic::{TrafficHealth, TrafficState};
 use super::types::{Port, ServiceKey, Timestamp, Vip};
@@ -24,6 +25,8 @@ pub(super) struct VipEntry {
     pub(super) retry_at: Option<Timestamp>,
     /// Counting is not tried before this point; it never holds up the VIP itself.
     pub(super) count_retry_at: Option<Timestamp>,
+    /// When a client last completed a handshake.
+    pub(super) served_at: Option<Timestamp>,
     /// The last error of a step, until one succeeds.
     pub(super) last_error: Option<String>,
 }
@@ -35,6 +38,8 @@ pub(super) struct Claim {
     pub(super) kind: VipKind,
     pub(super) ports: Vec<Port>,
     pub(super) control: Result<(), WithdrawReason>,
+    pub(super) prove: Prove,
+    pub(super) proof: Proof,
     pub(super) traffic: TrafficHealth,
 }
 
@@ -43,6 +48,7 @@ impl Claim {
     pub(super) const fn health(&self) -> VipHealth {
         match (self.control, self.traffic.state()) {
             (Err(reason), _) => VipHealth::Down(reason),
+            (Ok(()), _) if self.proof.waits() => VipHealth::Proving,
             (Ok(()), TrafficState::Clear) => VipHealth::Up,
             (Ok(()), TrafficState::Suspect) => VipHealth::Suspect(WithdrawReason::HostRefuses),
             (Ok(()), TrafficState::Convicted(_)) => VipHealth::Down(WithdrawReason::HostRefuses),
@@ -51,20 +57,44 @@ impl Claim {
     }
 }
 
+impl Claim {
+    /// How long it waits for a proof at most.
+    pub(super) const fn limit(&self, prove: Option<Duration>) -> Option<Duration> {
+        match self.prove {
+            Prove::Wait => prove,
+            Prove::Required => None,
+            Prove::Never => Some(Duration::ZERO),
+        }
+    }
+
+    /// What a claim that waits for its proof is called.
+    const fn waiting(&self) -> WithdrawReason {
+        match self.prove {
+            Prove::Wait | Prove::Never => WithdrawReason::Proving,
+            Prove::Required => WithdrawReason::Unproven,
+        }
+    }
+}
+
 impl VipEntry {
-    /// Takes a claim in, in the place of the one that its Service made before, whose traffic is remembered.
-    pub(super) fn claim(&mut self, mut claim: Claim) {
+    /// Takes a claim in, in the place of the one that its Service made before, whose traffic and probes are remembered.
+    /// Returns true if the control plane says yes and did not before.
+    pub(super) fn claim(&mut self, mut claim: Claim) -> bool {
+        let good = claim.control.is_ok();
         match self.place(&claim.service) {
             Ok(place) => {
-                if let Some(known) = self.claims.get_mut(place) {
-                    claim.traffic = std::mem::take(&mut known.traffic);
-                    claim.traffic.keep_ports(&claim.ports);
-                    *known = claim;
-                }
+                let Some(known) = self.claims.get_mut(place) else { return false };
+                let was_good = known.control.is_ok();
+                claim.traffic = std::mem::take(&mut known.traffic);
+                claim.traffic.keep_ports(&claim.ports);
+                claim.proof = std::mem::take(&mut known.proof);
+                *known = claim;
+                good && !was_good
             }
             Err(place) => {
                 self.claims.reserve_exact(1);
                 self.claims.insert(place, claim);
+                good
             }
         }
     }
@@ -74,6 +104,12 @@ impl VipEntry {
         if let Ok(place) = self.place(service) {
             self.claims.remove(place);
         }
+    }
+
+    /// The claim of a Service.
+    pub(super) fn find(&mut self, service: &ServiceKey) -> Option<&mut Claim> {
+        let place = self.place(service).ok()?;
+        self.claims.get_mut(place)
     }
 
     fn place(&self, service: &ServiceKey) -> Result<usize, usize> {
@@ -86,6 +122,7 @@ impl VipEntry {
         for claim in &self.claims {
             match claim.health() {
                 VipHealth::Down(why) => reason = reason.or(Some(why)),
+                VipHealth::Proving => reason = Some(claim.waiting()),
                 VipHealth::Up | VipHealth::Suspect(_) | VipHealth::Trial | VipHealth::Unknown => {
                     return Decision::Advertise;
                 }

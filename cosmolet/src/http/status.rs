@@ -350,7 +350,7 @@ fn vip_row(vip: Vip, row: &Row, now: Timestamp) -> Option<VipRow> {
 fn service_row(claim: &ClaimStatus) -> ServiceRow {
     let suspicion = match claim.health {
         VipHealth::Suspect(reason) => Some(reason.to_string()),
-        VipHealth::Unknown | VipHealth::Up | VipHealth::Down(_) | VipHealth::Trial => None,
+        VipHealth::Unknown | VipHealth::Proving | VipHealth::Up | VipHealth::Down(_) | VipHealth::Trial => None,
     };
     ServiceRow {
         suspicion,

@@ -167,6 +167,7 @@ fn view(n: u32, condition: EndpointCondition) -> ServiceView {
         refused: Vec::new(),
         ports: vec![Port { protocol: Protocol::Tcp, number: 80 }],
         terminating: Terminating::Serving,
+        prove: cosmolet::engine::proof::Prove::Wait,
         endpoints: PerFamily { v4: Endpoints { local, ..Endpoints::default() }, v6: Endpoints::default() },
     }
 }

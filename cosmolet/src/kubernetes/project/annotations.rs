@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::engine::proof::Prove;
 use crate::engine::service::Terminating;
 
 /// `"true"` selects a Service, `"false"` excludes it, whatever the configuration says.
@@ -12,6 +13,8 @@ pub const ADVERTISE: &str = "cosmolet.io/advertise";
 pub const ADVERTISE_ALIAS: &str = "cosmolet.platformbuilds.io/announce";
 /// `serving` or `ready`: how terminating endpoints count.
 pub const TERMINATING: &str = "cosmolet.io/terminating";
+/// `wait`, `required` or `never`: whether its VIPs wait for a probe of their data plane before they are advertised.
+pub const PROVE: &str = "cosmolet.io/prove";
 
 /// Something about a Service's annotations that its owner should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub(super) struct Annotations {
     pub(super) advertise: Option<bool>,
     /// [`TERMINATING`].
     pub(super) terminating: Terminating,
+    /// [`PROVE`].
+    pub(super) prove: Prove,
     /// What is wrong with them.
     pub(super) notices: Vec<Notice>,
 }
@@ -57,6 +62,9 @@ impl Annotations {
         }
         if let Some(value) = get(TERMINATING) {
             read.terminating = read.allowed(TERMINATING, value, check_terminating(value)).unwrap_or_default();
+        }
+        if let Some(value) = get(PROVE) {
+            read.prove = read.allowed(PROVE, value, check_prove(value)).unwrap_or_default();
         }
         read
     }
@@ -92,6 +100,19 @@ pub fn check_terminating(value: &str) -> Result<Terminating, &'static str> {
         "serving" => Ok(Terminating::Serving),
         "ready" => Ok(Terminating::Ready),
         _ => Err("must be \"serving\" or \"ready\""),
+    }
+}
+
+/// Parses a value of [`PROVE`].
+///
+/// # Errors
+/// The rule that the value breaks.
+pub fn check_prove(value: &str) -> Result<Prove, &'static str> {
+    match value {
+        "wait" => Ok(Prove::Wait),
+        "required" => Ok(Prove::Required),
+        "never" => Ok(Prove::Never),
+        _ => Err("must be \"wait\", \"required\" or \"never\""),
     }
 }
 
@@ -134,5 +155,16 @@ mod tests {
         assert_eq!(read(&[(TERMINATING, "ready")]).terminating, Terminating::Ready);
         assert_eq!(read(&[(TERMINATING, "serving")]).terminating, Terminating::Serving);
         assert_eq!(Annotations::read(None), Annotations::default());
+    }
+
+    #[test]
+    fn prove_is_read() {
+        for (value, prove) in [("wait", Prove::Wait), ("required", Prove::Required), ("never", Prove::Never)] {
+            assert_eq!(read(&[(PROVE, value)]).prove, prove);
+        }
+        let bad = read(&[(PROVE, "always")]);
+        let rule = "must be \"wait\", \"required\" or \"never\"";
+        assert_eq!(bad.prove, Prove::Wait);
+        assert_eq!(bad.notices, [Notice::BadValue { key: PROVE, value: "always".into(), rule }]);
     }
 }

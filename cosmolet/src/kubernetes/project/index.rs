@@ -166,6 +166,7 @@ impl Projector {
             refused: summary.refused.to_vec(),
             ports: summary.ports.to_vec(),
             terminating: summary.terminating,
+            prove: summary.prove,
             endpoints: entry.endpoints(),
         })
     }

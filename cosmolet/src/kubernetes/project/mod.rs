@@ -14,12 +14,15 @@ mod property_tests;
 #[cfg(test)]
 mod tests;
 
-pub use annotations::{ADVERTISE, ADVERTISE_ALIAS, Notice, TERMINATING, check_advertise, check_terminating};
+pub use annotations::{
+    ADVERTISE, ADVERTISE_ALIAS, Notice, PROVE, TERMINATING, check_advertise, check_prove, check_terminating,
+};
 pub use index::Projector;
 pub use selection::{LabelSelector, Selection, SelectorError};
 
 use std::sync::Arc;
 
+use crate::engine::proof::Prove;
 use crate::engine::service::{EndpointCounts, LocalEndpoint, NodeView, PodView, RefusedAddress, Terminating, VipClaim};
 use crate::engine::types::{Family, ObjectKey, Port};
 
@@ -94,6 +97,8 @@ pub struct ServiceSummary {
     pub ports: Box<[Port]>,
     /// How terminating endpoints count.
     pub terminating: Terminating,
+    /// Whether its VIPs wait for a proof.
+    pub prove: Prove,
     /// What is wrong with its annotations.
     pub notices: Box<[Notice]>,
 }

@@ -60,6 +60,7 @@ impl Project for Service {
         let mut summary = ServiceSummary {
             ports: sorted(spec.ports.iter().flatten().filter_map(port)),
             terminating: annotations.terminating,
+            prove: annotations.prove,
             notices: annotations.notices.into(),
             ..ServiceSummary::default()
         };

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::objects::Project;
 use super::{Kind, ObjectId, Projector, Selection};
 use crate::engine::event::Event;
+use crate::engine::proof::Prove;
 use crate::engine::service::{NodeView, PodView, ServiceView, VipKind};
 use crate::engine::types::{Family, ObjectKey, PodKey, ServiceKey};
 
@@ -243,6 +244,7 @@ mod reference {
             vips: vips.into_iter().collect(),
             refused: refused.into_iter().collect(),
             ports: ports.into_iter().collect(),
+            prove: Prove::Wait,
             terminating: if ready_only { Terminating::Ready } else { Terminating::Serving },
             endpoints: PerFamily { v4: endpoints(key, Family::V4, world), v6: endpoints(key, Family::V6, world) },
         })
