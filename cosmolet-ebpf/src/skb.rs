@@ -37,6 +37,8 @@ fields! {
     ingress_ifindex,
     /// The number of segments; 0 means 1.
     gso_segs,
+    /// The interface that the packet is on now.
+    ifindex,
 }
 
 impl Skb {

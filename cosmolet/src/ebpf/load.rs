@@ -6,11 +6,14 @@ use aya::maps::{Array, HashMap, MapData};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 
+use cosmolet_common::probe::Prefix;
+
 use super::attach::{Direction, Link};
 use super::counters::Counters;
 use super::log::Forwarder;
 use super::vips::Vips;
 use super::{Error, Programs};
+use crate::engine::types::PerFamily;
 
 /// How to load the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,11 +25,17 @@ pub struct Options {
     pub log: ProgramLog,
     /// How to attach.
     pub hook: Hook,
+    /// Where wire-true probes come from, by family: what comes from there is not counted, and what would leave by an
+    /// uplink to or from there is dropped and told.
+    pub probes: PerFamily<Prefix>,
 }
+
+/// No source of probes: nothing is taken for one.
+const NO_PROBES: PerFamily<Prefix> = PerFamily { v4: Prefix::NONE, v6: Prefix::NONE };
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_ports: 4096, log: ProgramLog::Off, hook: Hook::Tcx }
+        Self { max_ports: 4096, log: ProgramLog::Off, hook: Hook::Tcx, probes: NO_PROBES }
     }
 }
 
@@ -84,6 +93,8 @@ fn load_as_asked(options: &Options) -> Result<Programs, Error> {
     let level = options.log.level();
     let mut ebpf = EbpfLoader::new()
         .override_global("AYA_LOG_LEVEL", &level, true)
+        .override_global("PROBE_V4", &options.probes.v4, true)
+        .override_global("PROBE_V6", &options.probes.v6, true)
         .map_max_entries("VIP_PORTS", options.max_ports)
         .map_max_entries("COUNTERS", options.max_ports)
         .load(object())
@@ -97,11 +108,12 @@ fn load_as_asked(options: &Options) -> Result<Programs, Error> {
     for direction in Direction::BOTH {
         program(&mut ebpf, direction, Link::Ethernet, options.log)?;
     }
+    let caught = Some(take(&mut ebpf, "PROBE_CAUGHT")?);
     let log = match options.log {
         ProgramLog::Off => None,
         ProgramLog::Debug | ProgramLog::Trace => Some(Forwarder::new(&mut ebpf)?),
     };
-    Ok(Programs { ebpf, options: *options, attached: BTreeMap::new(), vips, counters, log })
+    Ok(Programs { ebpf, options: *options, attached: BTreeMap::new(), vips, counters, caught, log })
 }
 
 /// The program for a direction and a kind of link, loaded into the kernel.

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aya::Ebpf;
+use aya::maps::{MapData, RingBuf};
 use cosmolet_common::Oddities;
 
 pub use self::error::Error;
@@ -31,6 +32,7 @@ pub struct Programs {
     attached: BTreeMap<u32, attach::Attached>,
     vips: vips::Vips,
     counters: counters::Counters,
+    caught: Option<RingBuf<MapData>>,
     log: Option<log::Forwarder>,
 }
 
@@ -114,6 +116,12 @@ impl Programs {
     /// What the kernel said.
     pub fn oddities(&self) -> Result<Oddities, Error> {
         self.counters.oddities()
+    }
+
+    /// What was about to leave the node to or from a probe's source: a ring of [`Caught`](cosmolet_common::probe::Caught).
+    /// There is one, for whoever asks first.
+    pub const fn take_caught(&mut self) -> Option<RingBuf<MapData>> {
+        self.caught.take()
     }
 
     /// The loaded object: for `BPF_PROG_TEST_RUN`, in tests and benches.
