@@ -12,7 +12,7 @@ use super::Error;
 use super::load::take;
 
 /// The values of one call to the kernel take at most this much memory, whatever the number of CPUs.
-const BUFFER_BYTES: usize = 4 << 20;
+const BUFFER_BYTES: usize = 256 << 10;
 
 pub(super) struct Counters {
     /// The map's own, for the call that aya does not have.

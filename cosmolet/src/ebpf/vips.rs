@@ -16,6 +16,8 @@ use super::counters::Counters;
 use crate::engine::event::{TrafficCounts, TrafficSample};
 use crate::engine::types::{Port, Vip};
 
+/// Slots are kept in steps of this many: doubling would leave half of the largest table empty.
+const STEP: usize = 1024;
 /// Far longer than a program runs.
 const REST: Duration = Duration::from_secs(1);
 
@@ -137,6 +139,9 @@ impl Vips {
         let slot = match self.free.pop_first() {
             Some(slot) => slot,
             None => {
+                if self.slots.len() == self.slots.capacity() {
+                    self.slots.reserve_exact(STEP);
+                }
                 self.slots.push(Slot::default());
                 u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
             }

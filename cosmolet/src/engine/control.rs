@@ -17,12 +17,26 @@ use super::vip::{Claim, VipEntry, jitter};
 pub(super) struct PodRecord {
     view: Option<PodView>,
     held_until: Option<Timestamp>,
-    services: BTreeSet<ServiceKey>,
+    /// In ascending order. Nearly always one: a set would take 400 bytes for it.
+    services: Vec<ServiceKey>,
 }
 
 impl PodRecord {
     fn healthy(&self, now: Timestamp) -> bool {
         !self.view.is_some_and(|view| view.crash_loop) && self.held_until.is_none_or(|until| until <= now)
+    }
+
+    fn stands_behind(&mut self, service: &ServiceKey) {
+        if let Err(place) = self.services.binary_search(service) {
+            self.services.reserve_exact(1);
+            self.services.insert(place, service.clone());
+        }
+    }
+
+    fn stands_no_more_behind(&mut self, service: &ServiceKey) {
+        if let Ok(place) = self.services.binary_search(service) {
+            self.services.remove(place);
+        }
     }
 }
 
@@ -37,7 +51,7 @@ impl Engine {
             }
         };
         for pod in view.local_pods() {
-            self.pods.entry(pod.clone()).or_default().services.insert(view.key.clone());
+            self.pods.entry(pod.clone()).or_default().stands_behind(&view.key);
         }
         if let Some(old) = old {
             self.renew_proofs(&old, &view);
@@ -72,7 +86,7 @@ impl Engine {
         let present: BTreeSet<&PodKey> = present.map(|view| view.local_pods().collect()).unwrap_or_default();
         for pod in old.local_pods().filter(|pod| !present.contains(pod)) {
             if let Some(record) = self.pods.get_mut(pod) {
-                record.services.remove(&old.key);
+                record.stands_no_more_behind(&old.key);
                 if record.services.is_empty() && record.view.is_none() {
                     self.pods.remove(pod);
                 }

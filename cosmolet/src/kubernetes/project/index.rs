@@ -203,6 +203,8 @@ impl Projector {
         match slices.iter_mut().find(|(name, _)| *name == key.name) {
             Some((_, known)) => *known = summary,
             None => {
+                // Nearly every Service has one slice or two.
+                slices.reserve_exact(1);
                 slices.push((key.name.clone(), summary.clone()));
                 self.slices.insert(key, summary.service);
             }
