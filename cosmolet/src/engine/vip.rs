@@ -6,7 +6,7 @@ use super::intent::{Decision, VipHealth, WithdrawReason};
 use super::proof::{Proof, Prove};
 use super::service::VipKind;
 use super::traffic::{TrafficHealth, TrafficState};
-use super::types::{Port, ServiceKey, Timestamp, Vip};
+use super::types::{FNV_OFFSET, Port, ServiceKey, Timestamp, Vip, fnv};
 
 /// Everything the engine remembers of one VIP.
 #[derive(Clone, Debug, Default)]
@@ -149,13 +149,11 @@ impl VipEntry {
 
 /// Spreads returns over time, alike on every run of the same node: FNV-1a over the node's seed, the VIP and the count.
 pub(super) fn jitter(seed: u64, vip: Vip, count: u32) -> f64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ seed;
-    let mut mix = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    match vip.address() {
-        std::net::IpAddr::V4(v4) => v4.octets().into_iter().for_each(&mut mix),
-        std::net::IpAddr::V6(v6) => v6.octets().into_iter().for_each(&mut mix),
-    }
-    count.to_le_bytes().into_iter().for_each(&mut mix);
+    let address = match vip.address() {
+        std::net::IpAddr::V4(v4) => fnv(FNV_OFFSET ^ seed, v4.octets()),
+        std::net::IpAddr::V6(v6) => fnv(FNV_OFFSET ^ seed, v6.octets()),
+    };
+    let hash = fnv(address, count.to_le_bytes());
     #[expect(clippy::cast_precision_loss, reason = "2001 steps fit a float exactly")]
     let step = (hash % 2001) as f64;
     step / 10_000.0 - 0.1

@@ -6,6 +6,7 @@
 //! own limit allows for gigabytes), more than [`MAX_OBJECTS`] objects.
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -13,6 +14,8 @@ use serde::Deserialize;
 use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::kubernetes::project::objects::Project;
 use crate::kubernetes::project::{Kind, Object, Selection};
@@ -196,7 +199,7 @@ impl Document<'_> {
             }
             Content::One(Kind::Node) => add(&self.decode::<Node>()?, selection, objects).map_err(refusal),
             Content::One(Kind::Pod) => add(&self.decode::<Pod>()?, selection, objects).map_err(refusal),
-            Content::List(kind) => self.decode_list(Items { kind, selection, objects }),
+            Content::List(kind) => self.decode_list(kind, selection, objects),
             Content::Other => Ok(()),
         }
     }
@@ -215,30 +218,52 @@ impl Document<'_> {
         }
     }
 
-    fn decode_list(self, items: Items<'_>) -> Result<(), Refusal> {
+    fn decode_list(self, kind: Option<Kind>, selection: &Selection, objects: &mut Vec<Object>) -> Result<(), Refusal> {
         match self {
-            Self::Yaml(text) => {
-                serde_yaml_ng::Deserializer::from_str(text).deserialize_map(items).map_err(|error| yaml_refusal(&error))
-            }
-            Self::Json(text) => {
-                serde_json::Deserializer::from_str(text).deserialize_map(items).map_err(|error| json_refusal(&error))
-            }
+            Self::Yaml(text) => serde_yaml_ng::Deserializer::from_str(text)
+                .deserialize_map(Items::<Value> { kind, selection, objects, item: PhantomData })
+                .map_err(|error| yaml_refusal(&error)),
+            Self::Json(text) => serde_json::Deserializer::from_str(text)
+                .deserialize_map(Items::<&RawValue> { kind, selection, objects, item: PhantomData })
+                .map_err(|error| json_refusal(&error)),
         }
     }
 }
 
+/// One item of a List, not decoded yet.
+trait Item<'de>: Deserialize<'de> {
+    fn decode<T: DeserializeOwned>(&self) -> Result<T, String>;
+}
+
+impl Item<'_> for Value {
+    fn decode<T: DeserializeOwned>(&self) -> Result<T, String> {
+        serde_path_to_error::deserialize(self).map_err(|error| error.to_string())
+    }
+}
+
+/// JSON is decoded from its text, which is twice as fast as by way of a [`Value`].
+impl<'de> Item<'de> for &'de RawValue {
+    fn decode<T: DeserializeOwned>(&self) -> Result<T, String> {
+        serde_json::from_str(self.get()).or_else(|_unnamed| {
+            // The error would count lines from the item's first one and not name the field: once more, to name it.
+            serde_json::from_str::<Value>(self.get()).map_err(|error| error.to_string())?.decode()
+        })
+    }
+}
+
 /// Takes the items of a List one by one, so that a long one is never held decoded.
-struct Items<'a> {
+struct Items<'a, I> {
     kind: Option<Kind>,
     selection: &'a Selection,
     objects: &'a mut Vec<Object>,
+    item: PhantomData<I>,
 }
 
-impl Items<'_> {
-    fn take(&mut self, item: serde_json::Value) -> Result<(), String> {
+impl<'de, I: Item<'de>> Items<'_, I> {
+    fn take(&mut self, item: &I) -> Result<(), String> {
         let content = match self.kind {
             Some(kind) => Content::One(kind),
-            None => Head::deserialize(&item).map_err(|error| error.to_string())?.content()?,
+            None => item.decode::<Head>()?.content()?,
         };
         match content {
             Content::One(Kind::Service) => self.add::<Service>(item),
@@ -250,13 +275,12 @@ impl Items<'_> {
         }
     }
 
-    fn add<K: Project + DeserializeOwned>(&mut self, item: serde_json::Value) -> Result<(), String> {
-        let object: K = serde_path_to_error::deserialize(item).map_err(|error| error.to_string())?;
-        add(&object, self.selection, self.objects)
+    fn add<K: Project + DeserializeOwned>(&mut self, item: &I) -> Result<(), String> {
+        add(&item.decode::<K>()?, self.selection, self.objects)
     }
 }
 
-impl<'de> Visitor<'de> for Items<'_> {
+impl<'de, I: Item<'de>> Visitor<'de> for Items<'_, I> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -275,9 +299,9 @@ impl<'de> Visitor<'de> for Items<'_> {
     }
 }
 
-struct ItemSequence<'a, 'b>(&'a mut Items<'b>);
+struct ItemSequence<'a, 'b, I>(&'a mut Items<'b, I>);
 
-impl<'de> DeserializeSeed<'de> for ItemSequence<'_, '_> {
+impl<'de, I: Item<'de>> DeserializeSeed<'de> for ItemSequence<'_, '_, I> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -285,7 +309,7 @@ impl<'de> DeserializeSeed<'de> for ItemSequence<'_, '_> {
     }
 }
 
-impl<'de> Visitor<'de> for ItemSequence<'_, '_> {
+impl<'de, I: Item<'de>> Visitor<'de> for ItemSequence<'_, '_, I> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -298,8 +322,8 @@ impl<'de> Visitor<'de> for ItemSequence<'_, '_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
         let mut index = 0_usize;
-        while let Some(item) = items.next_element::<serde_json::Value>()? {
-            self.0.take(item).map_err(|reason| A::Error::custom(format_args!("items[{index}]: {reason}")))?;
+        while let Some(item) = items.next_element::<I>()? {
+            self.0.take(&item).map_err(|reason| A::Error::custom(format_args!("items[{index}]: {reason}")))?;
             index += 1;
         }
         Ok(())

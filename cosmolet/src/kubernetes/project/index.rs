@@ -171,7 +171,7 @@ impl Projector {
         })
     }
 
-    /// Every view there is, in ascending order of the Services' names.
+    /// Every view there is, in the order of the Services' keys.
     pub fn views(&self) -> impl Iterator<Item = ServiceView> {
         self.services.keys().filter_map(|key| self.view(key))
     }
@@ -188,7 +188,7 @@ impl Projector {
     fn set_slice(&mut self, key: ObjectKey, summary: Option<SliceSummary>, before: &mut Before) {
         let owner = self.slices.get(&key).cloned();
         if let Some(owner) = owner.filter(|owner| summary.as_ref().is_none_or(|summary| summary.service != *owner)) {
-            let service = ServiceKey { namespace: key.namespace.clone(), name: owner };
+            let service = ServiceKey::shared(key.namespace.clone(), owner);
             self.remember(&service, before);
             if let Some(entry) = self.services.get_mut(&service) {
                 entry.slices.retain(|(name, _)| *name != key.name);
@@ -197,7 +197,7 @@ impl Projector {
             self.drop_if_empty(&service);
         }
         let Some(summary) = summary else { return };
-        let service = ServiceKey { namespace: key.namespace.clone(), name: summary.service.clone() };
+        let service = ServiceKey::shared(key.namespace.clone(), summary.service.clone());
         self.remember(&service, before);
         let slices = &mut self.services.entry(service).or_default().slices;
         match slices.iter_mut().find(|(name, _)| *name == key.name) {
