@@ -50,6 +50,15 @@ pub struct PortTraffic {
     pub at: Timestamp,
 }
 
+/// How one of the functions of `kubernetes.*` is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// A word: `on`, `failing`.
+    pub state: &'static str,
+    /// Why the last attempt failed.
+    pub error: Option<String>,
+}
+
 /// The daemon as a whole.
 #[derive(Clone, Debug)]
 pub struct Summary {
@@ -75,6 +84,8 @@ pub struct Summary {
     pub services: usize,
     /// Addresses of Services that are no addresses.
     pub unusable: Vec<(ServiceKey, String, WithdrawReason)>,
+    /// What is told in Kubernetes' own words: each function with its state.
+    pub told: BTreeMap<&'static str, Told>,
     /// Files of the manifests directory that could not be read, with the reason.
     pub problems: Vec<(String, String)>,
     /// The last turn of the control loop.
@@ -112,6 +123,7 @@ impl Book {
             traffic_mode,
             services: 0,
             unusable: Vec::new(),
+            told: BTreeMap::new(),
             problems: Vec::new(),
             turned_at: Timestamp::ZERO,
             transitions: VecDeque::new(),

@@ -3,6 +3,7 @@
 //!
 //! Owns the keys, their defaults and their rules. Never does anything with them.
 
+mod kubernetes;
 mod parse;
 mod raw;
 #[cfg(test)]
@@ -38,6 +39,8 @@ pub struct Config {
     pub traffic: Traffic,
     /// `http.listen`
     pub http_listen: SocketAddr,
+    /// What is told in Kubernetes' own words.
+    pub kubernetes: Kubernetes,
     /// Logs.
     pub logging: Logging,
     /// Keys that no longer mean anything, each with what to do instead.
@@ -110,6 +113,13 @@ pub struct Traffic {
     pub mode: TrafficMode,
     /// `traffic.interfaces`; empty finds them from the routes.
     pub interfaces: Vec<String>,
+}
+
+/// `kubernetes.*`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// `kubernetes.events`: Events on Services.
+    pub events: bool,
 }
 
 /// `logging.*`

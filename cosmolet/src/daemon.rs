@@ -4,6 +4,7 @@
 //! but its own events: what takes time happens in the edges' tasks.
 
 mod sources;
+mod told;
 mod turn;
 
 use std::sync::Arc;
@@ -53,6 +54,7 @@ pub async fn run(config: Config) -> Result<()> {
     let mut tasks = JoinSet::new();
     let selection = sources::selection(&config)?;
     sources::spawn(&config, selection, events.clone(), Arc::clone(&book), &mut tasks).await?;
+    let announcer = told::spawn(&config, &book, &metrics, &mut tasks).await?;
     let served = http::serve(listener, Arc::clone(&book), Arc::clone(&metrics));
     tasks.spawn(async { Ok(served.await?) });
     drop(observe::spawn(config.loopback.interface.clone(), events.clone()).context("the kernel's addresses")?);
@@ -64,7 +66,7 @@ pub async fn run(config: Config) -> Result<()> {
         Engine::new(settings(&config)),
         Applier::new(addresses, frr.clone(), programs),
         inbox,
-        turn::Surroundings { book, metrics, frr, peers },
+        turn::Surroundings { book, metrics, frr, peers, announcer },
     );
     until_signalled(control, tasks, events, config.bgp.on_exit).await
 }

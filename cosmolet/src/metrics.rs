@@ -32,6 +32,11 @@ struct StepLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabels {
     kind: &'static str,
 }
@@ -42,6 +47,7 @@ pub struct Metrics {
     registry: Registry,
     transitions: Family<TransitionLabels, Counter>,
     steps: Family<StepLabels, Counter>,
+    events: Family<OutcomeLabels, Counter>,
     reaction: Histogram,
     turn: Histogram,
     sampling: Histogram,
@@ -57,6 +63,7 @@ impl Metrics {
             registry: Registry::with_prefix("cosmolet"),
             transitions: Family::default(),
             steps: Family::default(),
+            events: Family::default(),
             reaction: seconds(),
             turn: seconds(),
             sampling: seconds(),
@@ -67,6 +74,7 @@ impl Metrics {
         registry.register_collector(Box::new(components::Components::new(book)));
         registry.register("transitions", "Decisions that changed, by outcome and reason", metrics.transitions.clone());
         registry.register("steps", "Steps carried out, by outcome", metrics.steps.clone());
+        registry.register("kubernetes_events", "Events on Services, by outcome", metrics.events.clone());
         registry.register_with_unit(
             "reaction",
             "From the first event that a plan answers to the confirmation of its last step",
@@ -103,6 +111,11 @@ impl Metrics {
     /// Counts a step.
     pub fn step(&self, step: &'static str, outcome: &'static str) {
         self.steps.get_or_create(&StepLabels { step, outcome }).inc();
+    }
+
+    /// Counts Events on Services.
+    pub fn events(&self, outcome: &'static str, count: u64) {
+        self.events.get_or_create(&OutcomeLabels { outcome }).inc_by(count);
     }
 
     /// Tells how long a plan took, in seconds.

@@ -4,6 +4,8 @@
 //! controllers: what a controller would write, the test writes. kube-apiserver is that of `COSMOLET_KUBE_DIR`, else of
 //! `~/.cache/cosmolet/kube-VERSION/bin`; etcd is Debian's.
 
+mod audit;
+
 use std::fmt::Debug;
 use std::fs;
 use std::future::Future;
@@ -30,6 +32,8 @@ use crate::objects::NAMESPACE;
 use crate::process::{Process, Spec};
 use crate::runtime::Runtime;
 use crate::{Lab, Netns, wait};
+
+pub use audit::{Request, uncovered};
 
 /// The version that the lab is written for.
 pub const KUBE_VERSION: &str = "1.35.4";
@@ -108,6 +112,7 @@ impl ApiServer {
         let [client, peer, secure] = ports(netns)?;
         certificates(&directory, address)?;
         fs::write(directory.join("tokens.csv"), tokens(&[User::Admin, User::Cosmolet]))?;
+        fs::write(directory.join("audit-policy.yaml"), audit::POLICY)?;
         let etcd = etcd(lab, &directory, client, peer)?;
         let server_spec = api_server(lab, &directory, address, client, secure)?;
         let inside = |spec: Spec| match netns {
@@ -174,6 +179,11 @@ impl ApiServer {
             ensure!(head.contains(" 200 "), "etcd answers {answer}");
             Ok(serde_json::from_str(body)?)
         })?
+    }
+
+    /// Every request that the daemon's user has made so far, as the server's audit log has it.
+    pub fn audit(&self) -> Result<Vec<Request>> {
+        audit::read(&self.directory.join("audit.log"))
     }
 
     /// The server's process, to pause and resume it.
@@ -362,6 +372,7 @@ fn api_server(lab: &Lab, directory: &Path, address: Ipv4Addr, etcd: u16, secure:
         .args([at("tls-cert-file", "api.crt"), at("tls-private-key-file", "api.key")])
         .args([at("service-account-key-file", "sa.pub"), at("service-account-signing-key-file", "sa.key")])
         .args([at("token-auth-file", "tokens.csv"), at("cert-dir", "run")])
+        .args([at("audit-policy-file", "audit-policy.yaml"), at("audit-log-path", "audit.log")])
         .arg("--service-account-issuer=https://kubernetes.default.svc")
         .args(["--authorization-mode=Node,RBAC", "--allow-privileged=true", "--endpoint-reconciler-type=none"])
         .arg("--service-cluster-ip-range=10.96.0.0/16,fd00:96::/108")

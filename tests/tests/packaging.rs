@@ -75,11 +75,11 @@ fn quick_the_charts_schema_knows_the_daemons_defaults() -> Result<()> {
 }
 
 #[test]
-fn quick_the_daemon_may_watch_and_change_nothing() -> Result<()> {
+fn quick_the_daemon_may_watch_and_create_events() -> Result<()> {
     let role = manifest("ClusterRole")?;
     let rules = role["rules"].as_sequence().context("a role without rules")?;
     let verbs: Vec<&str> =
         rules.iter().flat_map(|rule| rule["verbs"].as_sequence()).flatten().filter_map(Value::as_str).collect();
-    ensure!(verbs == ["list", "watch", "list", "watch"], "{verbs:?}");
+    ensure!(verbs == ["list", "watch", "list", "watch", "create"], "{verbs:?}");
     Ok(())
 }

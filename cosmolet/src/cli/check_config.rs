@@ -51,6 +51,7 @@ fn meanings(config: &Config, selector: &LabelSelector) -> Vec<(&'static str, Str
         ("traffic", config.traffic.mode.as_str().to_owned()),
         ("uplinks", list(&config.traffic.interfaces, "found from the routes")),
         ("HTTP", config.http_listen.to_string()),
+        ("told in Kubernetes", told(config)),
         ("logs", format!("{}, {logs}", config.logging.level.as_str().to_lowercase())),
     ]
 }
@@ -60,6 +61,10 @@ fn sources(config: &Config) -> String {
         Source::Kubernetes => "from the Kubernetes API".to_owned(),
         Source::Manifests(path) => format!("from the files in {}", path.display()),
     }
+}
+
+fn told(config: &Config) -> String {
+    if config.kubernetes.events { "Events on Services" } else { "nothing" }.to_owned()
 }
 
 fn bgp(config: &Config) -> String {

@@ -31,6 +31,7 @@ pub(super) fn healthy() -> Status {
             interfaces: vec!["uplink".to_owned()],
             control_plane_alone: None,
         },
+        kubernetes: Vec::new(),
         services: 2,
         vips: vec![advertised(), withdrawn()],
         unusable_addresses: Vec::new(),

@@ -19,6 +19,10 @@ pub fn troubles(status: &Status) -> Vec<String> {
         let alone = status.traffic.control_plane_alone.iter();
         troubles.extend(alone.map(|reason| format!("traffic: not counted, the control plane decides alone: {reason}")));
     }
+    let failing_functions = status.kubernetes.iter().filter_map(|one| Some((one, one.error.as_ref()?)));
+    troubles.extend(
+        failing_functions.map(|(one, error)| format!("kubernetes.{}: {error}; all else goes on", one.function)),
+    );
     let files = status.manifest_problems.iter();
     troubles.extend(capped(files.map(|bad| format!("manifests: {}: {}", bad.file, bad.problem)), "files"));
     let addresses = status.unusable_addresses.iter();

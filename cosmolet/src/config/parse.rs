@@ -47,7 +47,7 @@ pub enum ConfigError {
     },
 }
 
-fn rule(key: &str, value: impl ToString, rule: impl ToString) -> ConfigError {
+pub(super) fn rule(key: &str, value: impl ToString, rule: impl ToString) -> ConfigError {
     ConfigError::Rule { key: key.to_owned(), value: value.to_string(), rule: rule.to_string() }
 }
 
@@ -108,16 +108,19 @@ pub(super) fn validate(raw: Raw, node_variable: Option<String>, hostname: &str) 
         ranges: prefixes("services.vip_ranges", &raw.services.vip_ranges)?,
         excluded: prefixes("loopback.excluded", &raw.loopback.excluded)?,
     };
+    let services = services(&raw, rules)?;
+    let http_listen = raw.http.listen.parse().map_err(|_not_an_address| {
+        rule("http.listen", &raw.http.listen, "must be an address and a port, as 127.0.0.1:9470 or [::]:9470")
+    })?;
     Ok(Config {
         node_name: node_name(raw.node_name.as_deref(), node_variable.as_deref(), hostname)?,
-        services: services(&raw, rules)?,
+        kubernetes: super::kubernetes::validate(&raw.kubernetes, &services.source)?,
+        services,
         loopback: loopback(&raw)?,
         bgp: bgp(&raw),
         frr_sockets: sockets(&raw.frr.socket_path)?,
         traffic: traffic(&raw)?,
-        http_listen: raw.http.listen.parse().map_err(|_not_an_address| {
-            rule("http.listen", &raw.http.listen, "must be an address and a port, as 127.0.0.1:9470 or [::]:9470")
-        })?,
+        http_listen,
         logging: logging(&raw),
         warnings,
     })

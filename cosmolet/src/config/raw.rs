@@ -24,6 +24,7 @@ pub(super) const KEYS: &[&str] = &[
     "traffic.mode",
     "traffic.interfaces",
     "http.listen",
+    "kubernetes.events",
     "logging.level",
     "logging.format",
 ];
@@ -38,6 +39,7 @@ pub(super) struct Raw {
     pub(super) frr: RawFrr,
     pub(super) traffic: RawTraffic,
     pub(super) http: RawHttp,
+    pub(super) kubernetes: RawKubernetes,
     pub(super) logging: RawLogging,
     /// Of the Go project.
     pub(super) loop_interval_seconds: Option<u64>,
@@ -177,6 +179,13 @@ impl Default for RawHttp {
     fn default() -> Self {
         Self { listen: "127.0.0.1:9470".to_owned() }
     }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawKubernetes {
+    /// True where the source is Kubernetes.
+    pub(super) events: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]

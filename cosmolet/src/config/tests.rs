@@ -19,7 +19,8 @@ fn an_empty_file_gives_the_defaults() {
     assert_eq!(config.frr_sockets, Path::new("/var/run/frr"));
     assert_eq!(config.traffic, Traffic { mode: TrafficMode::Observe, interfaces: Vec::new() });
     assert_eq!(config.http_listen.to_string(), "127.0.0.1:9470");
-    assert!(!config.logging.json);
+    assert!(!config.logging.json && config.kubernetes.events);
+    assert!(!parsed("services: {manifests: /x}").unwrap().kubernetes.events);
     assert!(config.warnings.is_empty());
 }
 
@@ -69,6 +70,10 @@ fn errors_name_key_value_and_rule() {
         ("services: {vip_ranges: [10.0.0.0/33]}", vec!["services.vip_ranges[0]", "10.0.0.0/33", "prefix"]),
         ("services: {source: manifests}", vec!["services.source", "services.manifests"]),
         ("services: {source: kubernetes, manifests: /x}", vec!["services.manifests", "/x", "contradicts"]),
+        (
+            "services: {manifests: /x}\nkubernetes: {events: true}",
+            vec!["kubernetes.events", "true", "contradicts services.manifests"],
+        ),
         ("services: {types: [ExternalIP]}", vec!["services.types", "ExternalIP", "vip_ranges", "CVE-2020-8554"]),
         ("services: {types: []}", vec!["services.types", "at least one"]),
         ("services: {types: [NodePort]}", vec!["services.types[0]", "NodePort"]),

@@ -15,12 +15,13 @@ use tracing::{debug, info, warn};
 use crate::apply::Applier;
 use crate::book::Book;
 use crate::engine::event::{Event, SourceState};
-use crate::engine::intent::Decision;
+use crate::engine::intent::{Decision, WithdrawReason};
 use crate::engine::observed::{BgpState, Owner, PeerView, ProberState};
 use crate::engine::plan::{Applied, Outcome};
 use crate::engine::types::Vip;
 use crate::engine::{Engine, Transition};
 use crate::frr::FrrHandle;
+use crate::kubernetes::events::{Announcement, Announcer};
 use crate::metrics::Metrics;
 
 /// Events taken in one turn at most.
@@ -38,6 +39,8 @@ pub(super) struct Surroundings {
     pub(super) metrics: Arc<Metrics>,
     pub(super) frr: Option<FrrHandle>,
     pub(super) peers: watch::Sender<Vec<PeerView>>,
+    /// Where Kubernetes is told, if it is.
+    pub(super) announcer: Option<Announcer>,
 }
 
 type Flight = Pin<Box<dyn Future<Output = (Applier, Vec<Applied>)> + Send>>;
@@ -304,6 +307,10 @@ impl Control {
             }
         }
         self.around.book.remember(transition);
+        if let (Some(announcer), Some(row), true) = (&self.around.announcer, row, concerns_users(transition)) {
+            let services = row.services.into_iter().map(|claim| claim.service).collect();
+            announcer.announce(Announcement { services, vip, decision: transition.to });
+        }
     }
 
     /// After FRR has come (back), follows in its RIB what is advertised already and needs no step.
@@ -351,6 +358,15 @@ impl Control {
         let unusable = self.engine.unusable_addresses();
         let unusable = unusable.map(|(key, text, reason)| (key.clone(), text.to_owned(), reason)).collect();
         self.around.book.summarise(|summary| summary.unusable = unusable);
+    }
+}
+
+/// Whether a Service's users see a difference: not where a VIP was adopted, nor where one that is down has another reason.
+const fn concerns_users(transition: Transition) -> bool {
+    match transition.to {
+        Decision::Withdraw(WithdrawReason::Refused(_)) => true,
+        Decision::Advertise => !transition.was_up,
+        Decision::Withdraw(_) => transition.was_up,
     }
 }
 

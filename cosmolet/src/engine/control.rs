@@ -205,14 +205,16 @@ impl Engine {
             return;
         }
         let Some(entry) = self.vips.get(&vip) else { return };
-        if entry.decision.is_none() && self.is_up(vip) {
+        let adopted = entry.decision.is_none() && self.is_up(vip);
+        if adopted {
             self.adopt_unproven(vip);
         }
         let Some(entry) = self.vips.get(&vip) else { return };
         let decision = self.decision(vip, entry);
         let Some(entry) = self.vips.get_mut(&vip) else { return };
         if entry.decision != Some(decision) {
-            self.transitions.push(Transition { vip, at: now, from: entry.decision, to: decision });
+            let was_up = adopted || entry.decision == Some(Decision::Advertise);
+            self.transitions.push(Transition { vip, at: now, from: entry.decision, to: decision, was_up });
             entry.decision = Some(decision);
             entry.since = now;
             // What failed for the old decision may well succeed for the new one.

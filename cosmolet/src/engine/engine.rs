@@ -68,6 +68,8 @@ pub struct Transition {
     pub from: Option<Decision>,
     /// What is decided now.
     pub to: Decision,
+    /// It was up before: advertised by the last decision, or found on the loopback as ours where there was none.
+    pub was_up: bool,
 }
 
 /// The VIPs that one plan covers at the most, so that a withdrawal never waits for ten thousand additions.

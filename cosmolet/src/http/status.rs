@@ -4,7 +4,7 @@ use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
-use crate::book::{Book, PortTraffic, Row, Summary};
+use crate::book::{Book, PortTraffic, Row, Summary, Told};
 use crate::engine::event::TrafficCounts;
 use crate::engine::intent::{Decision, VipHealth};
 use crate::engine::observed::{BgpState, Owner, ProgramsState};
@@ -27,6 +27,9 @@ pub struct Status {
     pub bgp: BgpStatus,
     /// The data plane.
     pub traffic: TrafficStatus,
+    /// The functions of `kubernetes.*` that are switched on.
+    #[serde(default)]
+    pub kubernetes: Vec<FunctionStatus>,
     /// Services selected.
     pub services: usize,
     /// One row for each VIP.
@@ -49,6 +52,17 @@ pub struct SourceStatus {
     /// It has delivered everything once: VIPs are decided.
     pub delivered: bool,
     /// Why it is stale.
+    pub error: Option<String>,
+}
+
+/// One function of `kubernetes.*`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FunctionStatus {
+    /// `events`.
+    pub function: String,
+    /// `on` or `failing`.
+    pub state: String,
+    /// Why the last attempt failed.
     pub error: Option<String>,
 }
 
@@ -240,6 +254,7 @@ impl Status {
             source: source(&summary),
             bgp: bgp(&summary.bgp),
             traffic: traffic(&summary),
+            kubernetes: summary.told.iter().map(|(function, told)| function_row(function, told)).collect(),
             services: summary.services,
             vips,
             unusable_addresses: summary
@@ -278,6 +293,10 @@ fn source(summary: &Summary) -> SourceStatus {
         delivered: summary.synced,
         error,
     }
+}
+
+fn function_row(function: &str, told: &Told) -> FunctionStatus {
+    FunctionStatus { function: function.to_owned(), state: told.state.to_owned(), error: told.error.clone() }
 }
 
 fn bgp(state: &BgpState) -> BgpStatus {

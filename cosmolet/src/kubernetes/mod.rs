@@ -1,8 +1,9 @@
 //! Services, EndpointSlices, this node and its pods, from the Kubernetes API.
 //!
 //! Owns the projection of objects ([`project`]), the watchers of one kind ([`watch`]) and what becomes of all of them
-//! together ([`run`]). Never writes to the API, never withdraws for what it has not seen.
+//! together ([`run`]), and what is told in Kubernetes' own words ([`events`]). Never withdraws for what it has not seen.
 
+pub mod events;
 pub mod project;
 pub mod watch;
 
@@ -85,8 +86,11 @@ pub async fn run(options: Options, selection: Selection, events: mpsc::Sender<Ev
     Ok(())
 }
 
-fn client(mut config: kube::Config) -> Result<Client, Error> {
-    // The watchers bound every answer themselves; connecting is bounded here.
+/// A client of this configuration. It bounds connecting only: whoever asks bounds the answers.
+///
+/// # Errors
+/// [`Error::Client`] if none can be made.
+pub fn client(mut config: kube::Config) -> Result<Client, Error> {
     config.connect_timeout = Some(Duration::from_secs(5));
     config.read_timeout = None;
     Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))

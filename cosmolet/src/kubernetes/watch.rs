@@ -238,7 +238,7 @@ fn expired(error: kube::Error) -> Fault {
 }
 
 /// An error with everything that caused it; a client's error alone often says nothing.
-fn chain(error: &kube::Error) -> String {
+pub(super) fn chain(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
         return format!("{} ({})", status.message, status.code);
     }
@@ -254,6 +254,6 @@ fn chain(error: &kube::Error) -> String {
     text
 }
 
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -68,7 +68,7 @@ fn single(
 }
 
 /// The parts of the daemon with the state each is in and its error, if it has one.
-pub(crate) fn parts(summary: &Summary) -> [(&'static str, &'static str, Option<String>); 3] {
+fn parts(summary: &Summary) -> Vec<(&'static str, &'static str, Option<String>)> {
     use crate::engine::event::SourceState;
     let source = match &summary.source {
         SourceState::Stale(error) => Some(error.clone()),
@@ -83,7 +83,9 @@ pub(crate) fn parts(summary: &Summary) -> [(&'static str, &'static str, Option<S
         ProgramsState::Off(reason) => ("off", Some(reason.clone())),
         ProgramsState::Running(_) => ("running", None),
     };
-    [("source", summary.source.as_str(), source), ("frr", bgp, fault), ("programs", programs, off)]
+    let mut parts = vec![("source", summary.source.as_str(), source), ("frr", bgp, fault), ("programs", programs, off)];
+    parts.extend(summary.told.iter().map(|(function, told)| (*function, told.state, told.error.clone())));
+    parts
 }
 
 fn states(summary: &Summary, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
