@@ -13,7 +13,7 @@ use cosmolet_common::key::Front;
 
 use super::Error;
 use super::counters::Counters;
-use crate::engine::event::{TrafficCounts, TrafficSample};
+use crate::engine::event::{Handshakes, TrafficCounts, TrafficSample};
 use crate::engine::types::{Port, Vip};
 
 /// Slots are kept in steps of this many: doubling would leave half of the largest table empty.
@@ -109,7 +109,13 @@ impl Vips {
             let since = now.since(&slot.last);
             slot.last = now;
             if let Some((vip, Some(port))) = slot.owner {
-                samples.push(TrafficSample { vip, port, span, counts: counts(&since) });
+                samples.push(TrafficSample {
+                    vip,
+                    port,
+                    span,
+                    counts: counts(&since),
+                    handshakes: Handshakes::default(),
+                });
             }
         })?;
         Ok(samples)
@@ -264,5 +270,9 @@ const fn counts(values: &Values) -> TrafficCounts {
         rst_backend: values.rst_backend,
         rst_host: values.rst_host,
         unreachable_host: values.unreachable_host,
+        unreachable_backend: 0,
+        syn_retransmitted: 0,
+        rst_after_data_client: 0,
+        rst_after_data_backend: 0,
     }
 }

@@ -79,6 +79,56 @@ pub struct TrafficSample {
     pub span: Duration,
     /// The counts within the span.
     pub counts: TrafficCounts,
+    /// What became of new connections within the span.
+    pub handshakes: Handshakes,
+}
+
+/// What became of the handshakes that the programs followed, over a sample's span. At high rates one SYN in `one_in`
+/// is followed; a handshake that the table lost is not among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handshakes {
+    /// The client acknowledged.
+    pub completed: u64,
+    /// A backend's RST or ICMP error answered the SYN.
+    pub refused_backend: u64,
+    /// This host's own RST or ICMP error answered the SYN.
+    pub refused_host: u64,
+    /// No answer within 3 s.
+    pub timed_out: u64,
+    /// Client prefixes (/24, /56) of the failed ones, each hashed to one of 64 bits.
+    pub failed_prefixes: u64,
+    /// One SYN in so many was followed; 1 follows all, and 0 says that none was.
+    pub one_in: u32,
+    /// Completed without a SYN-ACK that this node's egress saw: the answer takes another way (DSR, another uplink, a
+    /// CNI that rewrites after us).
+    pub unseen_answers: u64,
+    /// Time from SYN to SYN-ACK, log2 buckets of microseconds: bucket `i` counts [2^i, 2^(i+1)) µs, the first from 0
+    /// and the last without end.
+    pub latency: [u32; LATENCY_BUCKETS],
+}
+
+/// The buckets of [`Handshakes::latency`].
+pub const LATENCY_BUCKETS: usize = 21;
+
+impl Handshakes {
+    /// Both spans together.
+    #[must_use]
+    pub fn plus(self, other: &Self) -> Self {
+        let mut latency = self.latency;
+        for (sum, more) in latency.iter_mut().zip(other.latency) {
+            *sum = sum.saturating_add(more);
+        }
+        Self {
+            completed: self.completed.saturating_add(other.completed),
+            refused_backend: self.refused_backend.saturating_add(other.refused_backend),
+            refused_host: self.refused_host.saturating_add(other.refused_host),
+            timed_out: self.timed_out.saturating_add(other.timed_out),
+            failed_prefixes: self.failed_prefixes | other.failed_prefixes,
+            one_in: self.one_in.max(other.one_in),
+            unseen_answers: self.unseen_answers.saturating_add(other.unseen_answers),
+            latency,
+        }
+    }
 }
 
 /// What became of one wire-true probe: a SYN that arrived at an uplink like a client's. Facts, no judgement.
@@ -192,6 +242,14 @@ pub struct TrafficCounts {
     pub rst_host: u64,
     /// ICMP unreachable to clients, made by this host's own stack.
     pub unreachable_host: u64,
+    /// ICMP unreachable to clients, made behind this host.
+    pub unreachable_backend: u64,
+    /// SYN that repeat one which is followed and was not answered.
+    pub syn_retransmitted: u64,
+    /// RST from clients within an established connection: neither the first answer to a SYN-ACK nor to anything else.
+    pub rst_after_data_client: u64,
+    /// RST to clients within an established connection, made by a backend.
+    pub rst_after_data_backend: u64,
 }
 
 impl TrafficCounts {
@@ -212,6 +270,10 @@ impl TrafficCounts {
             rst_backend: self.rst_backend.saturating_add(other.rst_backend),
             rst_host: self.rst_host.saturating_add(other.rst_host),
             unreachable_host: self.unreachable_host.saturating_add(other.unreachable_host),
+            unreachable_backend: self.unreachable_backend.saturating_add(other.unreachable_backend),
+            syn_retransmitted: self.syn_retransmitted.saturating_add(other.syn_retransmitted),
+            rst_after_data_client: self.rst_after_data_client.saturating_add(other.rst_after_data_client),
+            rst_after_data_backend: self.rst_after_data_backend.saturating_add(other.rst_after_data_backend),
         }
     }
 }

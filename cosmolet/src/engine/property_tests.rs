@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::event::{Event, SourceState, TrafficCounts, TrafficSample};
+use super::event::{Event, Handshakes, SourceState, TrafficCounts, TrafficSample};
 use super::intent::Decision;
 use super::observed::{BgpFault, BgpState, BgpView, KernelEvent, KernelState, LoopbackAddress, Owner, ProgramsState};
 use super::plan::{Applied, Outcome, Plan, Step};
@@ -187,6 +187,7 @@ fn act() -> impl Strategy<Value = Act> {
             port: port(),
             span: Duration::from_secs(1),
             counts: TrafficCounts { syn, rst_host: syn, ..Default::default() },
+            handshakes: Handshakes::default(),
         }]))),
         1 => (0..5_u8, any::<bool>()).prop_map(|(n, there)| Act::Foreign(n, there)),
         1 => (0..5_u8, any::<bool>()).prop_map(|(n, there)| Act::ForeignNetwork(n, there)),

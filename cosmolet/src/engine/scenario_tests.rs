@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::event::{Event, SourceState, TrafficCounts, TrafficSample};
+use super::event::{Event, Handshakes, SourceState, TrafficCounts, TrafficSample};
 use super::intent::{Decision, WithdrawReason};
 use super::observed::{BgpFault, BgpState, BgpView, KernelEvent, KernelState, LoopbackAddress, Owner, PeerView};
 use super::plan::{Applied, Outcome, Step};
@@ -288,7 +288,13 @@ fn refused_traffic_withdraws_and_a_trial_brings_it_back() {
     story.tell(service("web", 1));
     story.done();
     let counts = TrafficCounts { syn: 9, rst_host: 9, ..TrafficCounts::default() };
-    let sample = TrafficSample { vip: vip(), port: port(), span: Duration::from_secs(1), counts };
+    let sample = TrafficSample {
+        vip: vip(),
+        port: port(),
+        span: Duration::from_secs(1),
+        counts,
+        handshakes: Handshakes::default(),
+    };
     story.tell(Event::Traffic(vec![sample]));
     assert_eq!(story.done(), [Step::RemoveAddress(vip())]);
     assert_eq!(story.decision(), Some(Decision::Withdraw(WithdrawReason::HostRefuses)));

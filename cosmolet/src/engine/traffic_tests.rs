@@ -1,4 +1,5 @@
 use super::*;
+use crate::engine::event::Handshakes;
 use crate::engine::types::Vip;
 
 const RULES: fn() -> TrafficRules = TrafficRules::default;
@@ -9,7 +10,13 @@ fn at(seconds: u64) -> Timestamp {
 
 fn tcp(counts: TrafficCounts) -> TrafficSample {
     let port = Port { protocol: Protocol::Tcp, number: 80 };
-    TrafficSample { vip: Vip::new([10, 0, 0, 1].into()), port, span: Duration::from_secs(1), counts }
+    TrafficSample {
+        vip: Vip::new([10, 0, 0, 1].into()),
+        port,
+        span: Duration::from_secs(1),
+        counts,
+        handshakes: Handshakes::default(),
+    }
 }
 
 fn refused(syn: u64) -> TrafficSample {
