@@ -42,6 +42,8 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 const MANAGER: &str = "lab";
 /// The first address of the Services' network, which clients inside a cluster use.
 const SERVICE_ADDRESS: &str = "10.96.0.1";
+/// The Services' networks.
+pub const SERVICE_CIDRS: &str = "10.96.0.0/16,fd00:96::/108";
 
 /// Where it listens.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +86,20 @@ fn tokens(users: &[User]) -> String {
     users.iter().map(line).collect()
 }
 
+/// What a whole cluster asks of its API server beyond the objects: other users.
+#[derive(Clone, Debug, Default)]
+pub struct ForCluster {
+    /// Further users, each as the token (which is the user's short name), the name and the groups.
+    pub users: Vec<(String, String, &'static str)>,
+}
+
+impl ForCluster {
+    fn tokens(&self) -> String {
+        let line = |(token, name, groups): &(String, String, &str)| format!("{token},{name},{token},\"{groups}\"\n");
+        self.users.iter().map(line).collect()
+    }
+}
+
 /// The running control plane.
 #[derive(Debug)]
 pub struct ApiServer {
@@ -94,6 +110,7 @@ pub struct ApiServer {
     directory: PathBuf,
     url: String,
     etcd_port: u16,
+    more_tokens: String,
 }
 
 /// Requests in flight when many objects are written.
@@ -104,6 +121,15 @@ const CHUNK: usize = 64;
 impl ApiServer {
     /// Starts etcd and the API server and waits until it is ready (about 4 s).
     pub fn start(lab: &Lab, place: Place<'_>) -> Result<Self> {
+        Self::start_as(lab, place, None)
+    }
+
+    /// The same for a cluster that has controllers and nodes.
+    pub fn start_for_cluster(lab: &Lab, place: Place<'_>, cluster: &ForCluster) -> Result<Self> {
+        Self::start_as(lab, place, Some(cluster))
+    }
+
+    fn start_as(lab: &Lab, place: Place<'_>, cluster: Option<&ForCluster>) -> Result<Self> {
         let directory = lab.subdirectory("kube")?;
         let (address, netns) = match place {
             Place::Loopback => (Ipv4Addr::LOCALHOST, None),
@@ -111,10 +137,14 @@ impl ApiServer {
         };
         let [client, peer, secure] = ports(netns)?;
         certificates(&directory, address)?;
-        fs::write(directory.join("tokens.csv"), tokens(&[User::Admin, User::Cosmolet]))?;
         fs::write(directory.join("audit-policy.yaml"), audit::POLICY)?;
         let etcd = etcd(lab, &directory, client, peer)?;
         let server_spec = api_server(lab, &directory, address, client, secure)?;
+        let server_spec = match cluster {
+            Some(_) => server_spec.arg("--kubelet-preferred-address-types=InternalIP"),
+            None => alone(server_spec),
+        };
+        let more_tokens = cluster.map(ForCluster::tokens).unwrap_or_default();
         let inside = |spec: Spec| match netns {
             Some(netns) => spec.inside(netns),
             None => spec,
@@ -122,7 +152,9 @@ impl ApiServer {
         let (etcd, server_spec) = (inside(etcd).start()?, inside(server_spec));
         let runtime = Runtime::start("kube", netns.map(Netns::door))?;
         let url = format!("https://{address}:{secure}");
-        let mut api = Self { server: None, server_spec, _etcd: etcd, runtime, directory, url, etcd_port: client };
+        let mut api =
+            Self { server: None, server_spec, _etcd: etcd, runtime, directory, url, etcd_port: client, more_tokens };
+        api.know(&[User::Admin, User::Cosmolet])?;
         for user in [User::Admin, User::Cosmolet] {
             fs::write(api.kubeconfig(user), api.kubeconfig_text(user))?;
         }
@@ -152,7 +184,25 @@ impl ApiServer {
 
     /// Chooses whose tokens are known from the next start on; the tokens of others are rejected (401).
     pub fn know(&self, users: &[User]) -> Result<()> {
-        Ok(fs::write(self.directory.join("tokens.csv"), tokens(users))?)
+        Ok(fs::write(self.directory.join("tokens.csv"), tokens(users) + &self.more_tokens)?)
+    }
+
+    /// The certificate of the authority that vouches for the server.
+    #[must_use]
+    pub fn authority(&self) -> PathBuf {
+        self.directory.join("ca.crt")
+    }
+
+    /// The directory of its certificates and keys.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The record of all requests, one JSON document (audit.k8s.io/v1 Event) a line.
+    #[must_use]
+    pub fn audit_log(&self) -> PathBuf {
+        self.directory.join("audit.log")
     }
 
     /// Makes etcd forget every version but the newest, after one more change: whoever watches from an older one is told
@@ -183,7 +233,7 @@ impl ApiServer {
 
     /// Every request that the daemon's user has made so far, as the server's audit log has it.
     pub fn audit(&self) -> Result<Vec<Request>> {
-        audit::read(&self.directory.join("audit.log"))
+        audit::read(&self.audit_log())
     }
 
     /// The server's process, to pause and resume it.
@@ -298,7 +348,12 @@ impl ApiServer {
     }
 
     fn kubeconfig_text(&self, user: User) -> String {
-        let authority = self.directory.join("ca.crt");
+        self.kubeconfig_for(user.token(), &self.authority())
+    }
+
+    /// A kubeconfig for any known token, for a place where the authority's certificate is found at that path.
+    #[must_use]
+    pub fn kubeconfig_for(&self, token: &str, authority: &Path) -> String {
         format!(
             "apiVersion: v1\nkind: Config\n\
              clusters: [{{name: lab, cluster: {{server: \"{}\", certificate-authority: \"{}\"}}}}]\n\
@@ -306,7 +361,7 @@ impl ApiServer {
              contexts: [{{name: lab, context: {{cluster: lab, user: user}}}}]\ncurrent-context: lab\n",
             self.url,
             authority.display(),
-            user.token()
+            token
         )
     }
 }
@@ -374,19 +429,28 @@ fn api_server(lab: &Lab, directory: &Path, address: Ipv4Addr, etcd: u16, secure:
         .args([at("token-auth-file", "tokens.csv"), at("cert-dir", "run")])
         .args([at("audit-policy-file", "audit-policy.yaml"), at("audit-log-path", "audit.log")])
         .arg("--service-account-issuer=https://kubernetes.default.svc")
-        .args(["--authorization-mode=Node,RBAC", "--allow-privileged=true", "--endpoint-reconciler-type=none"])
-        .arg("--service-cluster-ip-range=10.96.0.0/16,fd00:96::/108")
-        // Without controllers nobody makes service accounts or takes the taint of a new node away.
-        .arg("--disable-admission-plugins=ServiceAccount,TaintNodesByCondition"))
+        .args(["--authorization-mode=Node,RBAC", "--allow-privileged=true"])
+        .arg(format!("--service-cluster-ip-range={SERVICE_CIDRS}")))
+}
+
+/// Without controllers nobody makes service accounts or takes the taint of a new node away, and nobody asks by the
+/// Service's address.
+fn alone(spec: Spec) -> Spec {
+    spec.arg("--endpoint-reconciler-type=none").arg("--disable-admission-plugins=ServiceAccount,TaintNodesByCondition")
 }
 
 /// The binary of kube-apiserver.
 pub fn program() -> Result<PathBuf> {
+    kube_program("kube-apiserver")
+}
+
+/// A binary of Kubernetes' own.
+pub fn kube_program(name: &str) -> Result<PathBuf> {
     let directory = match (std::env::var_os("COSMOLET_KUBE_DIR"), std::env::home_dir()) {
         (Some(directory), _) => PathBuf::from(directory),
         (None, home) => home.context("no home directory")?.join(format!(".cache/cosmolet/kube-{KUBE_VERSION}/bin")),
     };
-    let program = directory.join("kube-apiserver");
+    let program = directory.join(name);
     ensure!(program.is_file(), "{} is missing: cargo xtask setup, or set COSMOLET_KUBE_DIR", program.display());
     Ok(program)
 }

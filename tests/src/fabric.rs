@@ -41,7 +41,11 @@ pub const WIRE_PORT: u16 = 1790;
 pub const BACKEND_PORT: u16 = 8080;
 /// The node's interface towards the ToR.
 pub const UPLINK: &str = "uplink";
-const UP_LIMIT: Duration = Duration::from_secs(20);
+/// The node's interface towards its backends.
+const PODS: &str = "pods";
+/// The bridge of a node's pods, where it has one.
+pub const BRIDGE: &str = "cni0";
+const UP_LIMIT: Duration = Duration::from_secs(60);
 
 /// The range of IPv4 VIPs.
 pub const VIPS_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 100, 0, 0), 16);
@@ -92,6 +96,8 @@ pub struct NodeSpec {
     pub bfd: bool,
     /// A second session, to a raw speaker that times UPDATEs.
     pub wire: bool,
+    /// The backends' network is a bridge ([`BRIDGE`]) that pods may join.
+    pub bridge: bool,
     /// More lines for `router bgp`, such as `bgp graceful-restart`.
     pub bgp_lines: Vec<String>,
 }
@@ -101,7 +107,8 @@ impl NodeSpec {
     #[must_use]
     pub fn new(name: &str, mode: Mode) -> Self {
         let name = name.to_owned();
-        Self { name, v4: mode, v6: mode, unnumbered: false, bfd: false, wire: true, bgp_lines: vec![] }
+        let (unnumbered, bfd, wire, bridge) = (false, false, true, false);
+        Self { name, v4: mode, v6: mode, unnumbered, bfd, wire, bridge, bgp_lines: vec![] }
     }
 
     /// The same as the sample of a real node: unnumbered.
@@ -115,6 +122,13 @@ impl NodeSpec {
     #[must_use]
     pub const fn bfd(mut self) -> Self {
         self.bfd = true;
+        self
+    }
+
+    /// A node of a cluster: a bridge for its pods, and no raw session.
+    #[must_use]
+    pub const fn for_pods(mut self) -> Self {
+        (self.bridge, self.wire) = (true, false);
         self
     }
 
@@ -392,9 +406,10 @@ fn node_netns(lab: &Lab, plan: Plan, spec: &NodeSpec, tor: &Netns, management: &
     }
     node.add_address("lo", host(plan.loopback4().into()))?;
     node.add_address("lo", host(plan.loopback6().into()))?;
-    veth(End { netns: &node, interface: "pods" }, End { netns: &pod, interface: "eth0" })?;
-    node.add_address("pods", net4(plan.pods4(1), 24))?;
-    node.add_address("pods", net6(plan.pods6(1), 64))?;
+    veth(End { netns: &node, interface: PODS }, End { netns: &pod, interface: "eth0" })?;
+    let gateway = if spec.bridge { bridge(&node)? } else { PODS };
+    node.add_address(gateway, net4(plan.pods4(1), 24))?;
+    node.add_address(gateway, net6(plan.pods6(1), 64))?;
     pod.add_address("eth0", net4(plan.pods4(2), 24))?;
     pod.add_address("eth0", net6(plan.pods6(2), 64))?;
     default_routes(&pod, plan.pods4(1), plan.pods6(1))?;
@@ -402,6 +417,14 @@ fn node_netns(lab: &Lab, plan: Plan, spec: &NodeSpec, tor: &Netns, management: &
     management.ip(&["link", "set", "dev", name, "master", "br0"])?;
     node.add_address("mgmt", net4(Ipv4Addr::new(10, 9, 0, 10 + plan.index), 24))?;
     Ok((Arc::new(node), pod))
+}
+
+/// Puts the interface towards the backend into a bridge: the network is up before the first pod and after the last.
+fn bridge(node: &Netns) -> Result<&'static str> {
+    node.ip(&["link", "add", "name", BRIDGE, "type", "bridge"])?;
+    node.ip(&["link", "set", "dev", PODS, "master", BRIDGE])?;
+    node.ip(&["link", "set", "dev", BRIDGE, "up"])?;
+    Ok(BRIDGE)
 }
 
 fn node(lab: &Lab, tor: &Netns, plan: Plan, spec: &NodeSpec, netns: Arc<Netns>, pod: Netns) -> Result<Node> {

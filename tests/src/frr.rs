@@ -240,6 +240,11 @@ pub fn program_directory() -> PathBuf {
     std::env::var_os("COSMOLET_FRR_DIR").map_or_else(|| PathBuf::from("/usr/lib/frr"), PathBuf::from)
 }
 
+/// The number of the group that may use the vty sockets.
+pub fn vty_group() -> Result<u32> {
+    group_id(VTY_GROUP)
+}
+
 /// The number of a group, from /etc/group.
 fn group_id(name: &str) -> Result<u32> {
     let groups = fs::read_to_string("/etc/group")?;

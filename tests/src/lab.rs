@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -114,13 +115,53 @@ fn listing(directory: &Path) -> Vec<String> {
 
 /// Removes namespaces (and the processes in them) and directories of labs whose process is dead. Another sweeper may do the
 /// same at the same time, so what is already gone is no error.
-fn sweep() {
+pub fn sweep() {
     remove_where(|owner| !alive(owner));
 }
 
 /// Removes everything that this process made, whoever still uses it; for the end by a signal.
 pub fn clean_up_now() {
     remove_where(|owner| owner == std::process::id());
+}
+
+/// Where the hierarchies of cgroups are mounted: version 2 at its root, version 1 in one directory each.
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// How long the kernel may take to end what was killed.
+const REMOVE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Removes the top-level cgroups that a node of a lab's cluster left, with those below, in every hierarchy.
+pub(crate) fn remove_cgroups(doomed: impl Fn(&str) -> bool) {
+    let root = Path::new(CGROUPS);
+    let hierarchies = listing(root).into_iter().map(|name| root.join(name)).chain([root.to_owned()]);
+    for hierarchy in hierarchies {
+        for name in listing(&hierarchy).into_iter().filter(|name| name.starts_with(PREFIX) && doomed(name)) {
+            let cgroup = hierarchy.join(name);
+            let deadline = Instant::now() + REMOVE_LIMIT;
+            while let Err(error) = remove_cgroup(&cgroup) {
+                if Instant::now() >= deadline {
+                    tracing::warn!(%error, cgroup = %cgroup.display(), "cgroup stays");
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
+/// Ends the processes in a cgroup and removes it, those below first: `rmdir` takes only empty ones.
+fn remove_cgroup(cgroup: &Path) -> std::io::Result<()> {
+    for name in listing(cgroup) {
+        let below = cgroup.join(name);
+        if below.is_dir() {
+            remove_cgroup(&below)?;
+        }
+    }
+    let processes = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    processes.lines().filter_map(|pid| pid.parse().ok()).for_each(crate::process::kill_pid);
+    match fs::remove_dir(cgroup) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn remove_where(doomed: impl Fn(u32) -> bool) {
@@ -131,11 +172,23 @@ fn remove_where(doomed: impl Fn(u32) -> bool) {
             tracing::debug!(netns = name, %error, "already gone");
         }
     }
+    // A whole node's processes end a moment after the first of them: its cgroups are busy until then.
+    remove_cgroups(|name| owner(name).is_some_and(&doomed));
     let temp = std::env::temp_dir();
     for name in orphans(listing(&temp).into_iter(), |owner| !doomed(owner)) {
-        if let Err(error) = fs::remove_dir_all(temp.join(&name)) {
-            tracing::debug!(directory = name, %error, "already gone");
+        remove_directory(&temp.join(&name));
+    }
+}
+
+/// Removes a dead lab's directory; a process that is about to die may still write there.
+fn remove_directory(path: &Path) {
+    let deadline = Instant::now() + REMOVE_LIMIT;
+    while let Err(error) = fs::remove_dir_all(path) {
+        if error.kind() == ErrorKind::NotFound || Instant::now() >= deadline {
+            tracing::debug!(directory = %path.display(), %error, "not removed");
+            return;
         }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

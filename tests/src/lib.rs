@@ -11,6 +11,7 @@ pub mod backend;
 pub mod bench;
 pub mod bgp;
 pub mod client;
+pub mod cluster;
 pub mod daemon;
 pub mod fabric;
 mod fabric_config;

@@ -266,6 +266,13 @@ pub(crate) fn kill_pid(pid: i32) {
     unsafe { libc::kill(pid, libc::SIGKILL) };
 }
 
+/// Sends SIGTERM to a process that is not a child, such as another program of the lab.
+#[expect(unsafe_code, reason = "kill(2) has no safe wrapper in std")]
+pub fn terminate_pid(pid: i32) {
+    // SAFETY: kill touches no memory.
+    unsafe { libc::kill(pid, libc::SIGTERM) };
+}
+
 /// The thread that forks every child. PR_SET_PDEATHSIG follows the *thread* that forked, and threads of a test runner or of
 /// tokio end long before the process does.
 struct Spawner(mpsc::Sender<(Command, mpsc::Sender<io::Result<Child>>)>);

@@ -21,6 +21,9 @@ pub struct Options {
     /// Leave the lab up afterwards and print how to look around in it.
     #[arg(long)]
     keep: bool,
+    /// Use a real Kubernetes cluster instead of manifests directories.
+    #[arg(long)]
+    cluster: bool,
     /// Further arguments for the program itself; `-- --help` lists them.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
@@ -29,8 +32,11 @@ pub struct Options {
 /// Sets up, builds, and becomes the program: a Ctrl-C reaches it directly, and it cleans up by itself.
 pub fn run(program: &str, options: &Options) -> Result<()> {
     let mut groups = vec![Group::Build, Group::Ebpf, Group::Lab];
-    if program == "bench" {
+    if program == "bench" || options.cluster {
         groups.push(Group::Kube);
+    }
+    if options.cluster {
+        groups.push(Group::Cluster);
     }
     setup::run(&setup::Options::only(options.yes, &groups))?;
     build_ebpf()?;
@@ -38,7 +44,34 @@ pub fn run(program: &str, options: &Options) -> Result<()> {
     shell::run(shell::cargo().args(["build", "--profile", PROFILE, "--bins"]))?;
     let file = built(program);
     let mut command = shell::as_root(&file.to_string_lossy());
-    command.env("COSMOLET_BIN", built("cosmolet")).args(options.keep.then_some("--keep")).args(&options.args);
+    command.env("COSMOLET_BIN", built("cosmolet")).args(options.keep.then_some("--keep"));
+    command.args(options.cluster.then_some("--cluster")).args(&options.args);
+    Err(command.exec()).with_context(|| format!("cannot start {}", file.display()))
+}
+
+/// What to do with the lab's cluster.
+#[derive(Debug, clap::Args)]
+pub struct ClusterOptions {
+    /// Install what is missing without asking.
+    #[arg(long, short)]
+    yes: bool,
+    /// `up`, `down` or `status`, with its own options; `up --help` lists them.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    args: Vec<String>,
+}
+
+/// Sets up, builds, and becomes the program that raises, ends or shows a cluster.
+pub fn cluster(options: &ClusterOptions) -> Result<()> {
+    if options.args.first().is_some_and(|verb| verb == "up") {
+        let groups = [Group::Build, Group::Ebpf, Group::Lab, Group::Kube, Group::Cluster];
+        setup::run(&setup::Options::only(options.yes, &groups))?;
+        build_ebpf()?;
+        println!("cluster: building (profile {PROFILE}; the first time takes minutes)");
+    }
+    shell::run(shell::cargo().args(["build", "--quiet", "--profile", PROFILE, "--bins"]))?;
+    let file = built("cluster");
+    let mut command = shell::as_root(&file.to_string_lossy());
+    command.env("COSMOLET_BIN", daemon()).args(&options.args);
     Err(command.exec()).with_context(|| format!("cannot start {}", file.display()))
 }
 

@@ -41,6 +41,8 @@ enum Command {
     Test(test::Options),
     /// Raise a fabric with real FRR, run two daemons, break things, and show what the ToR saw.
     Demo(lab::Options),
+    /// Raise a real Kubernetes cluster on the lab's fabric and leave it up; end it; show it.
+    Cluster(lab::ClusterOptions),
     /// Measure the figures, as ratios against baselines of the same run.
     Bench(lab::Options),
     /// Check what no compiler checks: who may import whom, file lengths, left-overs.
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf(options) => build_ebpf::run(&options),
         Command::Test(options) => return test::run(&options),
         Command::Demo(options) => lab::run("demo", &options),
+        Command::Cluster(options) => lab::cluster(&options),
         Command::Bench(options) => lab::run("bench", &options),
         Command::Tidy => tidy::run(),
         Command::Dist(options) => dist::run(&options),

@@ -54,7 +54,8 @@ pub fn run(options: &Options) -> ExitCode {
 }
 
 fn steps(options: &Options, report: &mut Report) -> Result<()> {
-    let needs = setup::Options::only(options.yes, &[Group::Build, Group::Ebpf, Group::Lab, Group::Kube]);
+    let groups = [Group::Build, Group::Ebpf, Group::Lab, Group::Kube, Group::Cluster];
+    let needs = setup::Options::only(options.yes, &groups);
     report.must("setup", || setup::run(&needs))?;
     if options.filter.is_empty() {
         report.step("format", || shell::run(shell::cargo().args(["fmt", "--all", "--", "--check"])));

@@ -23,6 +23,16 @@ const KUBE: &str = "1.35.4";
 const GO_MINOR: u32 = 25;
 const GO_FETCHED: &str = "1.26.8";
 
+/// Everything of Kubernetes that the lab runs, with what it takes on 2 cores once the modules are there.
+const PROGRAMS: [(&str, &str); 6] = [
+    ("kube-apiserver", "about 3 minutes"),
+    ("kube-controller-manager", "about a minute"),
+    ("kubelet", "about half a minute"),
+    ("kube-proxy", "a few seconds"),
+    ("kube-scheduler", "a few seconds"),
+    ("kubectl", "a few seconds"),
+];
+
 pub(super) fn needs() -> [Need; 3] {
     [
         tool(
@@ -37,46 +47,92 @@ pub(super) fn needs() -> [Need; 3] {
             name: "kube-apiserver",
             why: "the lab's Kubernetes is real; built once from source, about 3 minutes on 2 cores",
             group: Group::Kube,
-            present: || binary().is_ok_and(|file| file.is_file()),
-            install: Install::Build { packages: &[], build },
+            present: || present(&PROGRAMS[..1]),
+            install: Install::Build { packages: &[], build: |apt| build(apt, &PROGRAMS[..1]) },
         },
     ]
+}
+
+/// The rest of Kubernetes, for the cluster.
+pub(super) fn cluster_needs() -> [Need; 1] {
+    [Need {
+        name: "kubernetes",
+        why: "kubelet, kube-proxy and the controllers of the lab's cluster; built once, about 2 minutes on 2 cores",
+        group: Group::Cluster,
+        present: || present(&PROGRAMS),
+        install: Install::Build { packages: &[], build: |apt| build(apt, &PROGRAMS) },
+    }]
 }
 
 fn folder() -> Result<PathBuf> {
     Ok(shell::cache_dir()?.join(format!("kube-{KUBE}")))
 }
 
-fn binary() -> Result<PathBuf> {
-    Ok(folder()?.join("bin/kube-apiserver"))
+fn binary(name: &str) -> Result<PathBuf> {
+    Ok(folder()?.join("bin").join(name))
 }
 
-fn build(apt: &mut Apt) -> Result<()> {
+fn present(programs: &[(&str, &str)]) -> bool {
+    programs.iter().all(|(name, _)| binary(name).is_ok_and(|file| file.is_file()))
+}
+
+/// Builds those of the programs that are missing. The module names all, so that what is built later fits what is there.
+fn build(apt: &mut Apt, programs: &[(&str, &str)]) -> Result<()> {
     let go = go(apt)?;
     let dir = folder()?;
     fs::create_dir_all(dir.join("bin"))?;
     let source = download(&go, &format!("k8s.io/kubernetes@v{KUBE}"))?;
     let upstream = fs::read_to_string(source.join("go.mod")).context("kubernetes' go.mod")?;
     fs::write(dir.join("go.mod"), go_mod(&upstream))?;
-    fs::write(
-        dir.join("tools.go"),
-        "//go:build tools\n\npackage tools\n\nimport _ \"k8s.io/kubernetes/cmd/kube-apiserver\"\n",
-    )?;
-    shell::run_quietly("kube-apiserver: its modules", go_command(&go, &dir).args(["mod", "tidy"]))?;
+    let imports: String =
+        PROGRAMS.iter().map(|(name, _)| format!("import _ \"k8s.io/kubernetes/cmd/{name}\"\n")).collect();
+    fs::write(dir.join("tools.go"), format!("//go:build tools\n\npackage tools\n\n{imports}"))?;
+    shell::run_quietly("kubernetes: its modules", go_command(&go, &dir).args(["mod", "tidy"]))?;
     let version = "k8s.io/component-base/version";
     let minor = KUBE.split('.').nth(1).unwrap_or_default();
     let flags = format!("-s -w -X {version}.gitVersion=v{KUBE} -X {version}.gitMajor=1 -X {version}.gitMinor={minor}");
-    // Renamed when it is whole: a build that is cut short leaves nothing that looks finished.
-    let draft = dir.join("bin/kube-apiserver.draft");
-    shell::run_quietly(
-        "kube-apiserver: compiling",
-        go_command(&go, &dir)
-            .args(["build", "-ldflags", &flags, "-o"])
-            .arg(&draft)
-            .arg("k8s.io/kubernetes/cmd/kube-apiserver"),
-    )?;
-    fs::rename(&draft, binary()?)?;
+    for (name, time) in programs {
+        let (file, package) = (binary(name)?, format!("k8s.io/kubernetes/cmd/{name}"));
+        if !file.is_file() {
+            compile(&go, &dir, &file, &package, &flags, &format!("{name}, {time} on 2 cores"))?;
+        }
+    }
     Ok(())
+}
+
+/// Builds one program; renamed when it is whole: a build that is cut short leaves nothing that looks finished.
+fn compile(go: &Path, dir: &Path, file: &Path, package: &str, flags: &str, what: &str) -> Result<()> {
+    let draft = file.with_extension("draft");
+    let mut command = go_command(go, dir);
+    command.args(["build", "-ldflags", flags, "-o"]).arg(&draft).arg(package);
+    shell::run_quietly(what, &mut command)?;
+    fs::rename(&draft, file)?;
+    Ok(())
+}
+
+/// A program of a module that has no packages here, such as helm: built in a module of its own, into the cache folder.
+pub(super) fn build_module(
+    apt: &mut Apt,
+    module: &str,
+    version: &str,
+    package: &str,
+    file: &Path,
+    what: &str,
+) -> Result<()> {
+    let go = go(apt)?;
+    let bin = file.parent().context("a program without a folder")?;
+    let dir = bin.with_file_name("module");
+    for folder in [bin, &dir] {
+        fs::create_dir_all(folder)?;
+    }
+    // `replace` lines of the program's own go.mod do not count here; helm has none.
+    fs::write(dir.join("go.mod"), "module cosmolet.test/tools\n\ngo 1.25.0\n")?;
+    let wanted = format!("{module}@v{version}");
+    shell::run_quietly(
+        &format!("{what}: its modules"),
+        go_command(&go, &dir).args(["get", &format!("{package}@v{version}"), &wanted]),
+    )?;
+    compile(&go, &dir, file, package, "-s -w", what)
 }
 
 /// Our module: kubernetes, with its staging modules at their published versions.

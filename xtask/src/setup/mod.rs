@@ -4,6 +4,7 @@
 
 mod apt;
 mod bpf;
+mod cluster;
 mod kube;
 mod table;
 
@@ -36,6 +37,8 @@ pub enum Group {
     Lab,
     /// etcd and a real kube-apiserver.
     Kube,
+    /// The rest of Kubernetes, helm, containerd and what builds images; what the lab's cluster needs beside lab and kube.
+    Cluster,
     /// What `cargo xtask demo` needs: build, ebpf and lab.
     Demo,
     /// cargo-fuzz.
@@ -55,7 +58,7 @@ impl Options {
             Group::Build | Group::Ebpf | Group::Lab => {
                 self.only.is_empty() || self.only.contains(&group) || self.only.contains(&Group::Demo)
             }
-            Group::Kube | Group::Demo => self.only.is_empty() || self.only.contains(&group),
+            Group::Kube | Group::Cluster | Group::Demo => self.only.is_empty() || self.only.contains(&group),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The demo: a real fabric, two real daemons, real traffic; one thing after another breaks, and the ToR tells.
 #![allow(clippy::print_stdout, reason = "the demo talks to a person")]
 
+mod cluster;
+
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,9 @@ struct Args {
     /// Leave the lab up at the end, say how to look around in it, and clean up at Ctrl-C.
     #[arg(long)]
     keep: bool,
+    /// Tell the story on a real Kubernetes cluster: helm, kubelet, kube-proxy.
+    #[arg(long)]
+    cluster: bool,
 }
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -35,7 +40,7 @@ fn main() -> ExitCode {
     interrupt::clean_up_on_signals();
     let started = Instant::now();
     let mut story = Story::default();
-    let result = tell(&mut story, &args);
+    let result = if args.cluster { cluster::tell(&mut story, args.keep) } else { tell(&mut story, &args) };
     println!("\n{}", story.table());
     match result {
         Ok(()) => {

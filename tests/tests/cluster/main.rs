@@ -1,0 +1,9 @@
+//! cosmolet on a real cluster: kube-apiserver, controllers, kubelets, containerd, kube-proxy, helm, FRR.
+//!
+//! All tests share one cluster (see `cosmolet_tests::cluster::shared`), each with a namespace and VIPs of its own; those that
+//! break a node are alone with it.
+
+#![allow(missing_docs, reason = "a suite")]
+
+mod raised;
+mod story;
