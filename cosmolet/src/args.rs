@@ -47,6 +47,7 @@ const AFTER_CHECK_CONFIG: &str = "\
 Examples:
   cosmolet check-config ./cosmolet.yaml                       errors name the key, the value and the rule
   COSMOLET_BGP_ASN=65001 cosmolet check-config ./cosmolet.yaml   with variables, as the daemon would see them
+  cosmolet check-config --keys                                every key there is
 
 Nothing is changed and nobody is asked: neither FRR nor Kubernetes need to be there.
 
@@ -91,6 +92,9 @@ pub enum Command {
         /// The configuration file.
         #[arg(default_value = DEFAULT_CONFIG)]
         file: PathBuf,
+        /// Print every key instead: type, default, meaning, rule and variable
+        #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "text", conflicts_with = "file")]
+        keys: Option<Keys>,
     },
     /// Show each VIP of this node: state, reason, mode, in RIB, traffic.
     #[command(after_help = AFTER_STATUS)]
@@ -108,6 +112,15 @@ pub enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+}
+
+/// How `check-config --keys` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Keys {
+    /// For a terminal.
+    Text,
+    /// The table of docs/configuration.md.
+    Markdown,
 }
 
 /// How `status` prints.

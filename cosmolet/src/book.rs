@@ -88,6 +88,8 @@ pub struct Summary {
     pub told: BTreeMap<&'static str, Told>,
     /// Files of the manifests directory that could not be read, with the reason.
     pub problems: Vec<(String, String)>,
+    /// What is wrong with the annotations of Services: `deprecated` or `ignored`, and the sentence.
+    pub notices: Vec<(ServiceKey, &'static str, String)>,
     /// The last turn of the control loop.
     pub turned_at: Timestamp,
     /// The last decisions, the newest last.
@@ -125,6 +127,7 @@ impl Book {
             unusable: Vec::new(),
             told: BTreeMap::new(),
             problems: Vec::new(),
+            notices: Vec::new(),
             turned_at: Timestamp::ZERO,
             transitions: VecDeque::new(),
         };

@@ -3,6 +3,7 @@
 //!
 //! Owns the keys, their defaults and their rules. Never does anything with them.
 
+pub mod keys;
 mod kubernetes;
 mod parse;
 mod raw;
@@ -64,6 +65,10 @@ pub struct Services {
     pub rules: VipRules,
     /// `services.drain_taints`: taint keys that take the node out.
     pub drain_taints: Vec<String>,
+    /// `services.cordon` is `withdraw`.
+    pub cordon_withdraws: bool,
+    /// `services.restart_hold_seconds`
+    pub restart_hold: Duration,
 }
 
 /// Where Services come from.

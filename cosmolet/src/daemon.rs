@@ -115,6 +115,7 @@ fn settings(config: &Config) -> Settings {
         lease: config.loopback.lease,
         traffic_mode: config.traffic.mode,
         traffic: TrafficRules::default(),
+        pod_hold: config.services.restart_hold,
         seed: seed(&config.node_name),
         ..Settings::default()
     }

@@ -74,6 +74,8 @@ logging: {level: debug, format: json}
         "  classes             any\n",
         "  VIP ranges          10.0.0.0/8, 2001:db8::/32\n",
         "  drain taints        example.com/drain\n",
+        "  cordoned node       serves on\n",
+        "  restarted pods      unusable for 30 s\n",
         "  loopback            lo, lease for ever\n",
         "  never touched       10.1.0.0/16\n",
         "  BGP                 AS 65001, mode connected, VIPs withdrawn on exit, sockets in /var/run/frr\n",

@@ -7,6 +7,7 @@
 
 mod build_ebpf;
 mod dist;
+mod docs;
 mod fuzz;
 mod lab;
 mod setup;
@@ -47,6 +48,8 @@ enum Command {
     Bench(lab::Options),
     /// Check what no compiler checks: who may import whom, file lengths, left-overs.
     Tidy,
+    /// Write the tables of docs/ that the code generates.
+    Docs,
     /// Build the release binary and pack it with charts, manifests and licence into target/dist.
     Dist(dist::Options),
     /// Run a fuzz target (or list them).
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Cluster(options) => lab::cluster(&options),
         Command::Bench(options) => lab::run("bench", &options),
         Command::Tidy => tidy::run(),
+        Command::Docs => docs::run(),
         Command::Dist(options) => dist::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
     };

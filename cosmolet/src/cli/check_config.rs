@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 
 use super::print;
-use crate::config::{Config, OnExit, Source};
+use crate::args::Keys;
+use crate::config::{self, Config, OnExit, Source};
 use crate::kubernetes::project::LabelSelector;
 
 /// Validates a file and prints what it means.
@@ -31,6 +32,18 @@ pub fn run(path: &Path) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Prints every key there is.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn keys(how: Keys) -> Result<ExitCode> {
+    print(&match how {
+        Keys::Text => config::keys::text(),
+        Keys::Markdown => config::keys::markdown(),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// What the file means, by subject, in the order of its sections.
 fn meanings(config: &Config, selector: &LabelSelector) -> Vec<(&'static str, String)> {
     let (services, rules) = (&config.services, &config.services.rules);
@@ -45,6 +58,8 @@ fn meanings(config: &Config, selector: &LabelSelector) -> Vec<(&'static str, Str
         ("classes", list(&services.load_balancer_classes, "any")),
         ("VIP ranges", list(&rules.ranges, "any address that may be advertised at all")),
         ("drain taints", list(&services.drain_taints, "none")),
+        ("cordoned node", if services.cordon_withdraws { "withdraws" } else { "serves on" }.to_owned()),
+        ("restarted pods", format!("unusable for {} s", services.restart_hold.as_secs())),
         ("loopback", format!("{}, lease {lease}", config.loopback.interface)),
         ("never touched", list(&rules.excluded, "only what others have put there")),
         ("BGP", bgp(config)),

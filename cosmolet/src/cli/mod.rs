@@ -23,7 +23,8 @@ use crate::args::{Args, Command};
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Run { config } => run::run(&config),
-        Command::CheckConfig { file } => check_config::run(&file),
+        Command::CheckConfig { keys: Some(keys), .. } => check_config::keys(keys),
+        Command::CheckConfig { file, keys: None } => check_config::run(&file),
         Command::Status { server, output } => status::run(&server, output),
         Command::Completion { shell } => {
             completion::run(shell)?;

@@ -36,6 +36,7 @@ pub(super) fn healthy() -> Status {
         vips: vec![advertised(), withdrawn()],
         unusable_addresses: Vec::new(),
         manifest_problems: Vec::new(),
+        annotation_notices: Vec::new(),
         transitions: Vec::new(),
     }
 }

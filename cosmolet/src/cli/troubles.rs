@@ -28,6 +28,8 @@ pub fn troubles(status: &Status) -> Vec<String> {
     let addresses = status.unusable_addresses.iter();
     let address = addresses.map(|bad| format!("Service {}: address {:?}: {}", bad.service, bad.address, bad.reason));
     troubles.extend(capped(address, "addresses"));
+    let ignored = status.annotation_notices.iter().filter(|notice| notice.kind == "ignored");
+    troubles.extend(capped(ignored.map(|bad| format!("Service {}: {}", bad.service, bad.notice)), "annotations"));
     for kind in [unfinished, invisible, failing, suspected] {
         troubles.extend(capped(status.vips.iter().filter_map(|vip| kind(vip, status)), "VIPs"));
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde_yaml_ng::{Mapping, Value};
 
-use super::raw::{FormatName, KEYS, LevelName, ModeName, OnExitName, Raw, SourceName, TrafficModeName, TypeName};
+use super::keys::{KEYS, rule_of};
+use super::raw::{CordonName, FormatName, LevelName, ModeName, OnExitName, Raw, SourceName, TrafficModeName, TypeName};
 use super::{Bgp, Config, Logging, Loopback, OnExit, Services, Source, Traffic};
 use crate::engine::rules::VipRules;
 use crate::engine::service::VipKind;
@@ -51,31 +52,46 @@ pub(super) fn rule(key: &str, value: impl ToString, rule: impl ToString) -> Conf
     ConfigError::Rule { key: key.to_owned(), value: value.to_string(), rule: rule.to_string() }
 }
 
-/// Reads the text and lays the overrides over it.
+/// The value breaks the rule that `keys` has for the key.
+fn broken(key: &str, value: impl ToString) -> ConfigError {
+    rule(key, value, rule_of(key))
+}
+
+/// Lays the text over the defaults, and the variables over it.
 pub(super) fn raw(text: &str, environment: &impl Fn(&str) -> Option<String>) -> Result<Raw, ConfigError> {
-    let mut tree: Value = serde_yaml_ng::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))?;
-    if tree.is_null() {
-        tree = Value::Mapping(Mapping::new());
-    }
-    let Value::Mapping(root) = &mut tree else {
-        return Err(ConfigError::Syntax("the top level is a list or a single value".to_owned()));
+    let file = match serde_yaml_ng::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))? {
+        Value::Null => Mapping::new(),
+        Value::Mapping(file) => file,
+        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Sequence(_) | Value::Tagged(_) => {
+            return Err(ConfigError::Syntax("the top level is a list or a single value".to_owned()));
+        }
     };
-    // A section without keys ("bgp:") means its defaults.
-    root.retain(|_, value| !value.is_null());
+    let mut root = Mapping::new();
     for key in KEYS {
-        let name = format!("COSMOLET_{}", key.replace('.', "_").to_uppercase());
-        if let Some(text) = environment(&name) {
-            lay_over(root, key, override_value(&name, &text)?)?;
+        lay_over(&mut root, key.name, yaml(key.name, key.default)?)?;
+    }
+    for (name, value) in file {
+        match (root.get_mut(&name), value) {
+            // A section without keys ("bgp:") means its defaults.
+            (_, Value::Null) => {}
+            (Some(Value::Mapping(section)), Value::Mapping(keys)) => section.extend(keys),
+            (_, value) => drop(root.insert(name, value)),
         }
     }
-    serde_path_to_error::deserialize(tree).map_err(|error| {
+    for key in KEYS {
+        let name = key.variable();
+        if let Some(text) = environment(&name) {
+            lay_over(&mut root, key.name, yaml(&name, &text)?)?;
+        }
+    }
+    serde_path_to_error::deserialize(Value::Mapping(root)).map_err(|error| {
         let key = error.path().to_string();
         let key = if key == "." { "(top level)".to_owned() } else { key };
         ConfigError::Value { key, error: error.into_inner().to_string() }
     })
 }
 
-fn override_value(name: &str, text: &str) -> Result<Value, ConfigError> {
+fn yaml(name: &str, text: &str) -> Result<Value, ConfigError> {
     serde_yaml_ng::from_str(text).map_err(|error| ConfigError::Value {
         key: name.to_owned(),
         error: format!("{text:?} is not a YAML value ({error}); a list is written [a, b]"),
@@ -109,9 +125,8 @@ pub(super) fn validate(raw: Raw, node_variable: Option<String>, hostname: &str) 
         excluded: prefixes("loopback.excluded", &raw.loopback.excluded)?,
     };
     let services = services(&raw, rules)?;
-    let http_listen = raw.http.listen.parse().map_err(|_not_an_address| {
-        rule("http.listen", &raw.http.listen, "must be an address and a port, as 127.0.0.1:9470 or [::]:9470")
-    })?;
+    let http_listen = raw.http.listen.parse();
+    let http_listen = http_listen.map_err(|_not_an_address| broken("http.listen", &raw.http.listen))?;
     Ok(Config {
         node_name: node_name(raw.node_name.as_deref(), node_variable.as_deref(), hostname)?,
         kubernetes: super::kubernetes::validate(&raw.kubernetes, &services.source)?,
@@ -156,17 +171,13 @@ fn node_name(file: Option<&str>, variable: Option<&str>, hostname: &str) -> Resu
         .ok_or_else(|| rule("node_name", "", "is empty, and so are NODE_NAME and the host's name; set node_name"))?;
     let fits = name.len() <= 253
         && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte));
-    if fits {
-        Ok(name.to_owned())
-    } else {
-        Err(rule(key, name, "must be the node's name in Kubernetes: lower-case letters, digits, - and ., at most 253"))
-    }
+    if fits { Ok(name.to_owned()) } else { Err(rule(key, name, rule_of("node_name"))) }
 }
 
 fn services(raw: &Raw, rules: VipRules) -> Result<Services, ConfigError> {
     let types: Vec<VipKind> = raw.services.types.iter().map(|name| kind(*name)).collect();
     if types.is_empty() {
-        return Err(rule("services.types", "[]", "must name at least one of LoadBalancer, ClusterIP, ExternalIP"));
+        return Err(broken("services.types", "[]"));
     }
     if types.contains(&VipKind::ExternalIp) && rules.ranges.is_empty() {
         return Err(rule(
@@ -183,7 +194,16 @@ fn services(raw: &Raw, rules: VipRules) -> Result<Services, ConfigError> {
         load_balancer_classes: raw.services.load_balancer_classes.clone(),
         rules,
         drain_taints: raw.services.drain_taints.clone(),
+        cordon_withdraws: matches!(raw.services.cordon, CordonName::Withdraw),
+        restart_hold: restart_hold(raw.services.restart_hold_seconds)?,
     })
+}
+
+fn restart_hold(seconds: u64) -> Result<Duration, ConfigError> {
+    match seconds {
+        0..=3600 => Ok(Duration::from_secs(seconds)),
+        other => Err(broken("services.restart_hold_seconds", other)),
+    }
 }
 
 fn source(raw: &Raw) -> Result<Source, ConfigError> {
@@ -212,7 +232,7 @@ fn loopback(raw: &Raw) -> Result<Loopback, ConfigError> {
     let lease = match raw.loopback.lease_seconds {
         0 => None,
         seconds @ 3..=86_400 => Some(Duration::from_secs(seconds)),
-        other => return Err(rule("loopback.lease_seconds", other, "must be 0 (for ever) or 3 to 86400 seconds")),
+        other => return Err(broken("loopback.lease_seconds", other)),
     };
     Ok(Loopback { interface: interface("loopback.interface", &raw.loopback.interface)?, lease })
 }
@@ -236,7 +256,7 @@ const fn bgp(raw: &Raw) -> Bgp {
 fn sockets(path: &str) -> Result<PathBuf, ConfigError> {
     let path = PathBuf::from(path);
     if !path.is_absolute() {
-        return Err(rule("frr.socket_path", path.display(), "must be the absolute path of FRR's vty directory"));
+        return Err(broken("frr.socket_path", path.display()));
     }
     // The inode of a socket changes whenever FRR starts, so it is the directory that counts.
     match (path.extension().and_then(|extension| extension.to_str()), path.parent()) {
@@ -276,19 +296,15 @@ fn interface(key: &str, name: &str) -> Result<String, ConfigError> {
         && name != "."
         && name != ".."
         && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
-    if fits {
-        Ok(name.to_owned())
-    } else {
-        Err(rule(key, name, "must be an interface's name: 1 to 15 characters, without /, : and blanks"))
-    }
+    if fits { Ok(name.to_owned()) } else { Err(broken(key, name)) }
 }
 
 fn prefixes(key: &str, texts: &[String]) -> Result<Vec<IpNet>, ConfigError> {
     let parse = |(index, text): (usize, &String)| {
         let single = text.parse::<std::net::IpAddr>().map(IpNet::from);
-        single.or_else(|_not_an_address| text.parse::<IpNet>().map(|prefix| prefix.trunc())).map_err(|_not_a_prefix| {
-            rule(&format!("{key}[{index}]"), text, "must be a prefix as 10.50.0.0/16 or 2001:db8::/64, or an address")
-        })
+        single
+            .or_else(|_not_an_address| text.parse::<IpNet>().map(|prefix| prefix.trunc()))
+            .map_err(|_not_a_prefix| rule(&format!("{key}[{index}]"), text, rule_of(key)))
     };
     texts.iter().enumerate().map(parse).collect()
 }

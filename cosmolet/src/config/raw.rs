@@ -1,36 +1,9 @@
-//! The file's keys exactly as typed. Every key stands here once; unknown ones are errors.
+//! The file's keys exactly as typed, the defaults of `keys` beneath them. Unknown keys are errors.
 
 use serde::Deserialize;
 
-/// The keys that a `COSMOLET_…` variable may override: `bgp.asn` is `COSMOLET_BGP_ASN`.
-pub(super) const KEYS: &[&str] = &[
-    "node_name",
-    "services.source",
-    "services.manifests",
-    "services.namespaces",
-    "services.selector",
-    "services.types",
-    "services.load_balancer_classes",
-    "services.vip_ranges",
-    "services.drain_taints",
-    "loopback.interface",
-    "loopback.excluded",
-    "loopback.lease_seconds",
-    "bgp.enabled",
-    "bgp.asn",
-    "bgp.mode",
-    "bgp.on_exit",
-    "frr.socket_path",
-    "traffic.mode",
-    "traffic.interfaces",
-    "http.listen",
-    "kubernetes.events",
-    "logging.level",
-    "logging.format",
-];
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Raw {
     pub(super) node_name: Option<String>,
     pub(super) services: RawServices,
@@ -46,7 +19,7 @@ pub(super) struct Raw {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawServices {
     pub(super) source: SourceName,
     pub(super) manifests: Option<String>,
@@ -56,21 +29,15 @@ pub(super) struct RawServices {
     pub(super) load_balancer_classes: Vec<String>,
     pub(super) vip_ranges: Vec<String>,
     pub(super) drain_taints: Vec<String>,
+    pub(super) cordon: CordonName,
+    pub(super) restart_hold_seconds: u64,
 }
 
-impl Default for RawServices {
-    fn default() -> Self {
-        Self {
-            source: SourceName::Auto,
-            manifests: None,
-            namespaces: Vec::new(),
-            selector: String::new(),
-            types: vec![TypeName::LoadBalancer],
-            load_balancer_classes: Vec::new(),
-            vip_ranges: Vec::new(),
-            drain_taints: Vec::new(),
-        }
-    }
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum CordonName {
+    Ignore,
+    Withdraw,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -91,32 +58,20 @@ pub(super) enum TypeName {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawLoopback {
     pub(super) interface: String,
     pub(super) excluded: Vec<String>,
     pub(super) lease_seconds: u64,
 }
 
-impl Default for RawLoopback {
-    fn default() -> Self {
-        Self { interface: "lo".to_owned(), excluded: Vec::new(), lease_seconds: 120 }
-    }
-}
-
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawBgp {
     pub(super) enabled: bool,
     pub(super) asn: u32,
     pub(super) mode: ModeName,
     pub(super) on_exit: OnExitName,
-}
-
-impl Default for RawBgp {
-    fn default() -> Self {
-        Self { enabled: true, asn: 0, mode: ModeName::Auto, on_exit: OnExitName::Keep }
-    }
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -135,30 +90,18 @@ pub(super) enum OnExitName {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawFrr {
     pub(super) socket_path: String,
     /// Of the Go project.
     pub(super) config_path: Option<String>,
 }
 
-impl Default for RawFrr {
-    fn default() -> Self {
-        Self { socket_path: "/var/run/frr".to_owned(), config_path: None }
-    }
-}
-
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawTraffic {
     pub(super) mode: TrafficModeName,
     pub(super) interfaces: Vec<String>,
-}
-
-impl Default for RawTraffic {
-    fn default() -> Self {
-        Self { mode: TrafficModeName::Observe, interfaces: Vec::new() }
-    }
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -170,35 +113,23 @@ pub(super) enum TrafficModeName {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawHttp {
     pub(super) listen: String,
 }
 
-impl Default for RawHttp {
-    fn default() -> Self {
-        Self { listen: "127.0.0.1:9470".to_owned() }
-    }
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawKubernetes {
     /// True where the source is Kubernetes.
     pub(super) events: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawLogging {
     pub(super) level: LevelName,
     pub(super) format: FormatName,
-}
-
-impl Default for RawLogging {
-    fn default() -> Self {
-        Self { level: LevelName::Info, format: FormatName::Text }
-    }
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

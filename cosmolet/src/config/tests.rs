@@ -1,3 +1,4 @@
+use super::keys::{KEYS, Type};
 use super::*;
 
 fn parsed(text: &str) -> Result<Config, ConfigError> {
@@ -38,6 +39,8 @@ services:
   load_balancer_classes: [example.com/bgp]
   vip_ranges: [10.50.0.0/16, '2001:db8:50::/64', 192.0.2.7]
   drain_taints: [example.com/maintenance]
+  cordon: withdraw
+  restart_hold_seconds: 90
 loopback: {interface: lo, excluded: [10.0.0.7], lease_seconds: 0}
 bgp: {enabled: true, asn: 65001, mode: dynamic, on_exit: withdraw}
 frr: {socket_path: /run/frr/bgpd.vty}
@@ -52,6 +55,7 @@ logging: {level: debug, format: json}
     assert_eq!(config.services.rules.ranges.len(), 3);
     assert_eq!(config.services.rules.ranges[2].to_string(), "192.0.2.7/32");
     assert_eq!(config.excluded()[0].to_string(), "10.0.0.7/32");
+    assert_eq!((config.services.cordon_withdraws, config.services.restart_hold), (true, Duration::from_secs(90)));
     assert_eq!(config.loopback.lease, None);
     assert_eq!((config.bgp.asn, config.bgp.mode), (Some(65001), Some(Mode::Dynamic)));
     assert_eq!(config.frr_sockets, Path::new("/run/frr"));
@@ -77,6 +81,8 @@ fn errors_name_key_value_and_rule() {
         ("services: {types: [ExternalIP]}", vec!["services.types", "ExternalIP", "vip_ranges", "CVE-2020-8554"]),
         ("services: {types: []}", vec!["services.types", "at least one"]),
         ("services: {types: [NodePort]}", vec!["services.types[0]", "NodePort"]),
+        ("services: {cordon: drain}", vec!["services.cordon", "drain", "ignore", "withdraw"]),
+        ("services: {restart_hold_seconds: 3601}", vec!["services.restart_hold_seconds", "3601", "0 to 3600"]),
         ("loopback: {lease_seconds: 2}", vec!["loopback.lease_seconds", "\"2\"", "3 to 86400"]),
         ("loopback: {interface: a/b}", vec!["loopback.interface", "a/b"]),
         ("traffic: {interfaces: [an-interface-too-long]}", vec!["traffic.interfaces", "15 characters"]),
@@ -111,6 +117,37 @@ fn variables_override_the_file() {
     assert_eq!(config.node_name, "from-kubernetes");
     let wrong = |name: &str| (name == "COSMOLET_BGP_ASN").then(|| "none".to_owned());
     assert!(Config::parse("", wrong, "host").unwrap_err().to_string().starts_with("bgp.asn"));
+}
+
+#[test]
+fn every_key_of_the_table_is_read_and_checked() {
+    for key in KEYS {
+        let with = |value: &str| Config::parse("", |name| (name == key.variable()).then(|| value.to_owned()), "node-1");
+        assert_eq!(with(key.default), parsed(""), "{}: its default", key.name);
+        let (wrong, words) = match key.kind {
+            Type::Text => ("[a]", &[][..]),
+            Type::Flag => ("maybe", &["true", "false"][..]),
+            Type::Number => ("many", &[][..]),
+            Type::List => ("{a: b}", &[][..]),
+            Type::OneOf(words) | Type::Flags(words) => ("[another]", words),
+        };
+        let error = with(wrong).unwrap_err().to_string();
+        assert!(error.starts_with(key.name), "{}: {wrong}: {error}", key.name);
+        for word in words {
+            let value = if matches!(key.kind, Type::Flags(_)) { format!("[{word}]") } else { (*word).to_owned() };
+            // Some words ask for another key; none is unknown.
+            assert!(!matches!(with(&value), Err(ConfigError::Value { .. })), "{}: {value}", key.name);
+        }
+    }
+}
+
+#[test]
+fn the_docs_have_the_table() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md")).unwrap();
+    assert!(page.contains(&keys::markdown()), "docs/configuration.md is stale: run `cargo xtask docs`");
+    for key in KEYS {
+        assert!(keys::text().contains(&format!("{}: ", key.name)));
+    }
 }
 
 #[test]

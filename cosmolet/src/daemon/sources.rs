@@ -10,7 +10,8 @@ use crate::book::Book;
 use crate::config::{Config, Source};
 use crate::engine::event::Event;
 use crate::engine::service::NodeView;
-use crate::kubernetes::project::Selection;
+use crate::engine::types::ServiceKey;
+use crate::kubernetes::project::{Notice, Notices, Selection};
 use crate::manifests::FileProblem;
 use crate::{kubernetes, manifests};
 
@@ -24,6 +25,7 @@ pub(super) fn selection(config: &Config) -> Result<Selection> {
     selection.types = services.types.iter().copied().collect();
     selection.load_balancer_classes = services.load_balancer_classes.iter().cloned().collect();
     selection.drain_taints = services.drain_taints.iter().cloned().collect();
+    selection.cordon_withdraws = services.cordon_withdraws;
     Ok(selection)
 }
 
@@ -41,6 +43,7 @@ pub(super) async fn spawn(
                  services.manifests to a directory of YAML files",
             )?;
             let options = kubernetes::Options::new(client);
+            tasks.spawn(tell_notices(options.notices.subscribe(), book));
             tasks.spawn(async move { kubernetes::run(options, selection, events).await.context("Kubernetes") });
         }
         Source::Manifests(directory) => {
@@ -63,6 +66,19 @@ async fn tell_problems(mut problems: watch::Receiver<Vec<FileProblem>>, book: Ar
         let told = problems.borrow_and_update().iter().map(text).collect();
         book.summarise(|summary| summary.problems = told);
         if problems.changed().await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+async fn tell_notices(mut notices: watch::Receiver<Arc<Notices>>, book: Arc<Book>) -> Result<()> {
+    loop {
+        let of = |key: &ServiceKey, notice: &Notice| (key.clone(), notice.as_str(), notice.to_string());
+        let all = Arc::clone(&notices.borrow_and_update());
+        let told = all.iter().flat_map(|(key, of_service)| of_service.iter().map(move |notice| of(key, notice)));
+        let told = told.collect();
+        book.summarise(|summary| summary.notices = told);
+        if notices.changed().await.is_err() {
             return Ok(());
         }
     }

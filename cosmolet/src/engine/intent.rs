@@ -30,6 +30,8 @@ pub enum WithdrawReason {
     NodeNetworkUnavailable,
     /// The node carries a taint of `services.drain_taints`.
     NodeTainted,
+    /// The node is cordoned, and `services.cordon` is `withdraw`.
+    NodeCordoned,
     /// Nothing is known of the node yet, and the VIP was not up.
     NodeUnknown,
     /// New connections were refused by this host itself: nothing translates the VIP to a backend.
@@ -57,6 +59,7 @@ impl WithdrawReason {
             Self::NodeExcluded => "NodeExcluded",
             Self::NodeNetworkUnavailable => "NodeNetworkUnavailable",
             Self::NodeTainted => "NodeTainted",
+            Self::NodeCordoned => "NodeCordoned",
             Self::NodeUnknown => "NodeUnknown",
             Self::HostRefuses => "HostRefuses",
             Self::Proving => "Proving",
@@ -77,6 +80,7 @@ impl WithdrawReason {
             Self::NodeExcluded => "the node is labelled node.kubernetes.io/exclude-from-external-load-balancers",
             Self::NodeNetworkUnavailable => "the node's condition NetworkUnavailable is True",
             Self::NodeTainted => "the node carries one of services.drain_taints",
+            Self::NodeCordoned => "the node is cordoned and services.cordon is withdraw",
             Self::NodeUnknown => "the node object has not been seen, and the VIP was not up",
             Self::HostRefuses => {
                 "this host itself refuses its new connections: nothing translates the VIP to a backend"

@@ -157,7 +157,7 @@ fn service() -> impl Strategy<Value = Event> {
 
 fn node() -> impl Strategy<Value = Event> {
     (prop::bool::weighted(0.2), prop::bool::weighted(0.1)).prop_map(|(excluded, network_unavailable)| {
-        Event::Node(NodeView { excluded, network_unavailable, drain_taint: None })
+        Event::Node(NodeView { excluded, network_unavailable, ..NodeView::default() })
     })
 }
 

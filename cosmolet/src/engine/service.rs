@@ -206,6 +206,8 @@ pub struct NodeView {
     pub network_unavailable: bool,
     /// The first taint that `services.drain_taints` names, if there is one.
     pub drain_taint: Option<String>,
+    /// It is cordoned, and `services.cordon` is `withdraw`.
+    pub cordoned: bool,
 }
 
 /// A pod of this node.
@@ -265,6 +267,8 @@ impl NodeView {
             Err(WithdrawReason::NodeNetworkUnavailable)
         } else if self.drain_taint.is_some() {
             Err(WithdrawReason::NodeTainted)
+        } else if self.cordoned {
+            Err(WithdrawReason::NodeCordoned)
         } else {
             Ok(())
         }

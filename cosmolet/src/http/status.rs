@@ -38,8 +38,21 @@ pub struct Status {
     pub unusable_addresses: Vec<UnusableAddress>,
     /// Files of the manifests directory that cannot be used.
     pub manifest_problems: Vec<ManifestProblem>,
+    /// Annotations of Services that are ignored or deprecated.
+    pub annotation_notices: Vec<AnnotationNotice>,
     /// The last decisions, the newest last.
     pub transitions: Vec<TransitionRow>,
+}
+
+/// An annotation of a Service that is ignored or deprecated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AnnotationNotice {
+    /// Namespace and name.
+    pub service: String,
+    /// `ignored` or `deprecated`.
+    pub kind: String,
+    /// What is wrong, and what to do instead.
+    pub notice: String,
 }
 
 /// The source of Services.
@@ -270,6 +283,15 @@ impl Status {
                 .problems
                 .iter()
                 .map(|(file, problem)| ManifestProblem { file: file.clone(), problem: problem.clone() })
+                .collect(),
+            annotation_notices: summary
+                .notices
+                .iter()
+                .map(|(key, kind, text)| AnnotationNotice {
+                    service: key.to_string(),
+                    kind: (*kind).to_owned(),
+                    notice: text.clone(),
+                })
                 .collect(),
             transitions: summary.transitions.iter().map(|transition| transition_row(book, transition)).collect(),
             node: summary.node,

@@ -7,19 +7,20 @@ pub mod events;
 pub mod project;
 pub mod watch;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as watch_channel};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::engine::event::{Event, SourceState};
 use project::objects::SERVICE_NAME;
-use project::{Kind, Object, Projector, Selection};
+use project::{Kind, Notices, Object, Projector, Selection};
 use watch::{Timings, Update, Watcher};
 
 /// Updates taken together at most; what is ready at once becomes one change.
@@ -34,13 +35,15 @@ pub struct Options {
     pub page_size: u32,
     /// How long to wait for what.
     pub timings: Timings,
+    /// What is wrong with the annotations of Services.
+    pub notices: watch_channel::Sender<Arc<Notices>>,
 }
 
 impl Options {
     /// The defaults with this client configuration.
     #[must_use]
     pub fn new(client: kube::Config) -> Self {
-        Self { client, page_size: 100, timings: Timings::default() }
+        Self { client, page_size: 100, timings: Timings::default(), notices: watch_channel::Sender::default() }
     }
 }
 
@@ -72,17 +75,17 @@ pub async fn client_config() -> Result<kube::Config, Error> {
 /// # Errors
 /// [`Error::Client`] if no client can be made.
 pub async fn run(options: Options, selection: Selection, events: mpsc::Sender<Event>) -> Result<(), Error> {
-    let client = client(options.client)?;
+    let client = client(options.client.clone())?;
     let (updates, inbox) = mpsc::channel(BATCH);
     let mut tasks = JoinSet::new();
-    let watcher = Watcher::new(client, selection.clone(), updates, options.page_size, options.timings);
+    let watcher = Watcher::new(options.client, client, selection.clone(), updates, options.page_size, options.timings);
     let (node, pods) =
         (format!("metadata.name={}", selection.node_name), format!("spec.nodeName={}", selection.node_name));
     tasks.spawn(watcher.clone().labels(SERVICE_NAME).follow::<EndpointSlice>());
     tasks.spawn(watcher.clone().fields(&node).follow::<Node>());
     tasks.spawn(watcher.clone().fields(&pods).follow::<Pod>());
     tasks.spawn(watcher.follow::<Service>());
-    Merge::new(selection, events).run(inbox).await;
+    Merge::new(selection, events, options.notices).run(inbox).await;
     Ok(())
 }
 
@@ -100,6 +103,7 @@ pub fn client(mut config: kube::Config) -> Result<Client, Error> {
 struct Merge {
     projector: Projector,
     events: mpsc::Sender<Event>,
+    notices: watch_channel::Sender<Arc<Notices>>,
     watches: [WatchState; Kind::ALL.len()],
     told: SourceState,
 }
@@ -116,10 +120,11 @@ struct WatchState {
 struct Closed;
 
 impl Merge {
-    fn new(selection: Selection, events: mpsc::Sender<Event>) -> Self {
+    fn new(selection: Selection, events: mpsc::Sender<Event>, notices: watch_channel::Sender<Arc<Notices>>) -> Self {
         Self {
             projector: Projector::new(selection),
             events,
+            notices,
             watches: <[WatchState; Kind::ALL.len()]>::default(),
             told: SourceState::Syncing,
         }
@@ -235,6 +240,12 @@ impl Merge {
     }
 
     async fn send(&self, events: Vec<Event>) -> Result<(), Closed> {
+        let notices = self.projector.notices();
+        self.notices.send_if_modified(|told| {
+            let news = !Arc::ptr_eq(told, notices);
+            told.clone_from(notices);
+            news
+        });
         for event in events {
             self.events.send(event).await.map_err(|_closed| Closed)?;
         }

@@ -61,6 +61,7 @@ pub enum Update {
 /// What all watchers have in common, and the selectors of one.
 #[derive(Clone)]
 pub struct Watcher {
+    config: kube::Config,
     client: Client,
     selection: Selection,
     updates: mpsc::Sender<(Kind, Update)>,
@@ -92,16 +93,17 @@ enum Fault {
 }
 
 impl Watcher {
-    /// A watcher of all objects of a kind; what it sees goes to `updates`.
+    /// A watcher of all objects of a kind; what it sees goes to `updates`. The client is one of this configuration.
     #[must_use]
     pub fn new(
+        config: kube::Config,
         client: Client,
         selection: Selection,
         updates: mpsc::Sender<(Kind, Update)>,
         page_size: u32,
         timings: Timings,
     ) -> Self {
-        Self { client, selection, updates, timings, list: ListParams::default().limit(page_size) }
+        Self { config, client, selection, updates, timings, list: ListParams::default().limit(page_size) }
     }
 
     /// Restricts it by labels.
@@ -123,7 +125,7 @@ impl Watcher {
     where
         K: Project + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {
-        let api = Api::<K>::all(self.client.clone());
+        let mut api = Api::<K>::all(self.client.clone());
         let mut backoff = DefaultBackoff::default();
         let mut version = None;
         loop {
@@ -138,6 +140,12 @@ impl Watcher {
                 }
                 if matches!(fault, Fault::Expired | Fault::NoVersion) {
                     version = None;
+                }
+                // A client reads its token's file again after a minute of the wall clock, which may have been set back.
+                if is_unauthorized(fault)
+                    && let Ok(client) = super::client(self.config.clone())
+                {
+                    api = Api::all(client);
                 }
             }
             match result {
@@ -231,6 +239,11 @@ impl Watcher {
     async fn say<K: Project>(&self, update: Update) -> Result<(), Fault> {
         self.updates.send((K::KIND, update)).await.map_err(|_closed| Fault::Closed)
     }
+}
+
+/// The API server does not know the token, or no longer.
+fn is_unauthorized(fault: &Fault) -> bool {
+    matches!(fault, Fault::Client(kube::Error::Api(status)) if status.code == 401)
 }
 
 fn expired(error: kube::Error) -> Fault {

@@ -49,6 +49,7 @@ impl Collector for Components {
         )?;
         let unusable = i64::try_from(summary.unusable.len()).unwrap_or(i64::MAX);
         single(&mut encoder, "unusable_addresses", "Addresses of Services that are no IP address", None, unusable)?;
+        notices(&summary, &mut encoder)?;
         let age = self.book.now().since(summary.turned_at).as_secs_f64();
         let help = "Time since the last turn of the control loop";
         let family = encoder.encode_descriptor("turn_age", help, Some(&Unit::Seconds), MetricType::Gauge)?;
@@ -106,6 +107,18 @@ fn errors(summary: &Summary, encoder: &mut DescriptorEncoder<'_>) -> Result<(), 
             let labels = [("component", component), ("error", error.as_str())];
             ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)?;
         }
+    }
+    Ok(())
+}
+
+/// Both kinds, always: an alert on the deprecated ones needs their zero.
+fn notices(summary: &Summary, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let help = "Annotations of Services that are ignored for a bad value, or deprecated";
+    let mut family = encoder.encode_descriptor("annotation_notices", help, None, MetricType::Gauge)?;
+    for kind in ["ignored", "deprecated"] {
+        let count = summary.notices.iter().filter(|(_, other, _)| *other == kind).count();
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        ConstGauge::new(count).encode(family.encode_family(&[("kind", kind)])?)?;
     }
     Ok(())
 }

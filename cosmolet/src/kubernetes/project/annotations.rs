@@ -3,6 +3,7 @@
 //! A value that is not allowed leaves the Service with the default, and is reported once per change.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::engine::proof::Prove;
 use crate::engine::service::Terminating;
@@ -43,6 +44,26 @@ pub(super) struct Annotations {
     pub(super) prove: Prove,
     /// What is wrong with them.
     pub(super) notices: Vec<Notice>,
+}
+
+impl Notice {
+    /// The label used in metrics and JSON.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::BadValue { .. } => "ignored",
+            Self::Deprecated => "deprecated",
+        }
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadValue { key, value, rule } => write!(f, "{key}: {value:?} is ignored: it {rule}"),
+            Self::Deprecated => write!(f, "{ADVERTISE_ALIAS} is deprecated: use {ADVERTISE}"),
+        }
+    }
 }
 
 impl Annotations {

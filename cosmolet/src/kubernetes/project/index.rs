@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tracing::warn;
 
-use super::annotations::{ADVERTISE, ADVERTISE_ALIAS, Notice};
+use super::annotations::Notice;
 use super::objects::Project;
 use super::{Kind, Object, ObjectId, Selection, ServiceSummary, SliceSummary, Summary};
 use crate::engine::event::Event;
@@ -29,8 +29,12 @@ pub struct Projector {
     node: Option<NodeView>,
     /// By kind, what a running relist has not named yet.
     unseen: BTreeMap<Kind, BTreeSet<ObjectKey>>,
+    notices: Arc<Notices>,
     alias_warned: bool,
 }
+
+/// What is wrong with the annotations of Services.
+pub type Notices = BTreeMap<ServiceKey, Box<[Notice]>>;
 
 /// A Service and its slices; either may be seen first.
 #[derive(Debug, Default)]
@@ -53,6 +57,7 @@ impl Projector {
             pods: BTreeMap::new(),
             node: None,
             unseen: BTreeMap::new(),
+            notices: Arc::default(),
             alias_warned: false,
         }
     }
@@ -67,6 +72,12 @@ impl Projector {
     #[must_use]
     pub const fn node(&self) -> Option<&NodeView> {
         self.node.as_ref()
+    }
+
+    /// What is wrong with the annotations of Services now. The same pointer while nothing changes.
+    #[must_use]
+    pub const fn notices(&self) -> &Arc<Notices> {
+        &self.notices
     }
 
     /// Takes a new or changed Service.
@@ -176,11 +187,9 @@ impl Projector {
         self.services.keys().filter_map(|key| self.view(key))
     }
 
-    fn set_service(&mut self, key: ServiceKey, summary: Option<ServiceSummary>, before: &mut Before) {
+    fn set_service(&mut self, key: ServiceKey, mut summary: Option<ServiceSummary>, before: &mut Before) {
         self.remember(&key, before);
-        if let Some(summary) = &summary {
-            self.report(&key, &summary.notices);
-        }
+        self.report(&key, summary.as_mut().map(|summary| std::mem::take(&mut summary.notices)).unwrap_or_default());
         self.services.entry(key.clone()).or_default().summary = summary;
         self.drop_if_empty(&key);
     }
@@ -239,20 +248,24 @@ impl Projector {
         }
     }
 
-    /// Warns of what is new among a Service's notices.
-    fn report(&mut self, key: &ServiceKey, notices: &[Notice]) {
-        let known = self.services.get(key).and_then(|entry| entry.summary.as_ref()).map(|s| &s.notices[..]);
-        for notice in notices.iter().filter(|notice| !known.unwrap_or_default().contains(notice)) {
-            match notice {
-                Notice::BadValue { key: annotation, value, rule } => {
-                    warn!(service = %key, annotation, value = &**value, rule, "annotation ignored: {rule}");
-                }
-                Notice::Deprecated if self.alias_warned => {}
-                Notice::Deprecated => {
-                    self.alias_warned = true;
-                    warn!(service = %key, "annotation {ADVERTISE_ALIAS} is deprecated: use {ADVERTISE}; said once");
-                }
+    /// Keeps a Service's notices and warns of the new ones.
+    fn report(&mut self, key: &ServiceKey, notices: Box<[Notice]>) {
+        let known = self.notices.get(key).map(|known| &**known).unwrap_or_default();
+        if *known == *notices {
+            return;
+        }
+        for notice in notices.iter().filter(|notice| !known.contains(notice)) {
+            let deprecated = matches!(notice, Notice::Deprecated);
+            if !(deprecated && self.alias_warned) {
+                let once = if deprecated { "; said once, metrics and status tell the others" } else { "" };
+                warn!(service = %key, "annotation {notice}{once}");
             }
+            self.alias_warned |= deprecated;
+        }
+        let all = Arc::make_mut(&mut self.notices);
+        match notices.is_empty() {
+            true => drop(all.remove(key)),
+            false => drop(all.insert(key.clone(), notices)),
         }
     }
 }

@@ -12,15 +12,20 @@ mod selection;
 #[cfg(test)]
 mod property_tests;
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;
 
 pub use annotations::{
     ADVERTISE, ADVERTISE_ALIAS, Notice, PROVE, TERMINATING, check_advertise, check_prove, check_terminating,
 };
-pub use index::Projector;
+pub use index::{Notices, Projector};
 pub use selection::{LabelSelector, Selection, SelectorError};
 
 use std::sync::Arc;
+
+#[cfg(test)]
+use crate as daemon;
 
 use crate::engine::proof::Prove;
 use crate::engine::service::{EndpointCounts, LocalEndpoint, NodeView, PodView, RefusedAddress, Terminating, VipClaim};

@@ -126,12 +126,13 @@ impl Project for Node {
         &self.metadata
     }
 
-    /// `None` if it is another node. A cordon alone (`spec.unschedulable`) does nothing.
+    /// `None` if it is another node. A cordon (`spec.unschedulable`) does nothing unless the configuration says so.
     fn summary(&self, selection: &Selection) -> Option<Summary> {
         if self.metadata.name.as_deref() != Some(&selection.node_name) {
             return None;
         }
         let conditions = self.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let cordoned = self.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true));
         let mut taints = self.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
         Some(Summary::Node(NodeView {
             excluded: self.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(EXCLUDE)),
@@ -141,6 +142,7 @@ impl Project for Node {
             drain_taint: taints
                 .find(|taint| selection.drain_taints.contains(&taint.key))
                 .map(|taint| taint.key.clone()),
+            cordoned: selection.cordon_withdraws && cordoned,
         }))
     }
 }
@@ -208,6 +210,8 @@ fn addresses<'a>(service: &'a Service, spec: &'a ServiceSpec, kind: VipKind) -> 
     let all = |list: &'a Option<Vec<String>>| list.iter().flatten().map(String::as_str).collect::<Vec<_>>();
     match (kind, spec.type_.as_deref()) {
         (_, Some("ExternalName")) => Vec::new(),
+        // A headless Service: kube-proxy translates none of its addresses, its external IPs neither.
+        _ if spec.cluster_ip.as_deref() == Some("None") => Vec::new(),
         (VipKind::LoadBalancer, Some("LoadBalancer")) => {
             let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
             status.into_iter().flat_map(|status| status.ingress.iter().flatten()).filter_map(ingress_address).collect()
@@ -220,8 +224,8 @@ fn addresses<'a>(service: &'a Service, spec: &'a ServiceSpec, kind: VipKind) -> 
             if addresses.is_empty() {
                 addresses.extend(spec.cluster_ip.as_deref());
             }
-            // "None" is a headless Service; "" has not been given an address yet.
-            addresses.retain(|text| !matches!(*text, "None" | ""));
+            // It has not been given an address yet.
+            addresses.retain(|text| !text.is_empty());
             addresses
         }
     }

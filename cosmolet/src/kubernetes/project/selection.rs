@@ -31,6 +31,9 @@ pub struct Selection {
     pub load_balancer_classes: BTreeSet<String>,
     /// `services.drain_taints`: the keys of the taints that drain this node.
     pub drain_taints: BTreeSet<String>,
+    /// `services.cordon` is `withdraw`: a node that takes no new pods takes no traffic either. By default it does,
+    /// because its pods still run (kubernetes/kubernetes#65013 was the regression when it did not).
+    pub cordon_withdraws: bool,
 }
 
 impl Selection {
@@ -44,6 +47,7 @@ impl Selection {
             types: BTreeSet::from([VipKind::LoadBalancer]),
             load_balancer_classes: BTreeSet::new(),
             drain_taints: BTreeSet::new(),
+            cordon_withdraws: false,
         }
     }
 }

@@ -119,7 +119,7 @@ fn addresses_policies_and_ports() {
             json!({"spec": {"internalTrafficPolicy": "Local"}}),
             "10.96.0.1L 192.0.2.1 198.51.100.1 fd00::1L",
         ),
-        ("headless", json!({"spec": {"clusterIPs": ["None"], "clusterIP": "None"}}), "192.0.2.1 198.51.100.1"),
+        ("headless", json!({"spec": {"clusterIPs": ["None"], "clusterIP": "None"}}), ""),
         ("the older field alone", json!({"spec": {"clusterIPs": null}}), "10.96.0.1 192.0.2.1 198.51.100.1"),
         ("no address yet", json!({"spec": {"clusterIPs": null, "clusterIP": "", "externalIPs": null}}), "192.0.2.1"),
         ("proxied", ingress(json!([{"ip": "192.0.2.1", "ipMode": "Proxy"}])), "10.96.0.1 198.51.100.1 fd00::1"),
@@ -227,7 +227,15 @@ fn nodes_and_pods() {
     };
     assert_eq!(node(json!({"metadata": {"name": "n2"}})), None);
     assert_eq!(named(json!({})), healthy);
-    assert_eq!(named(json!({"spec": {"unschedulable": true}})), healthy);
+    let cordon = json!({"spec": {"unschedulable": true}});
+    assert_eq!(named(cordon.clone()), healthy, "a cordoned node serves what it runs");
+    let strict = Selection { cordon_withdraws: true, ..selection.clone() };
+    for (spec, cordoned) in
+        [(cordon["spec"].clone(), true), (json!({"unschedulable": false}), false), (json!({}), false)]
+    {
+        let node: Node = object(json!({"metadata": {"name": "n1"}, "spec": spec}));
+        assert_eq!(node.summary(&strict), Some(Summary::Node(NodeView { cordoned, ..NodeView::default() })), "{spec}");
+    }
     let label = json!({"metadata": {"labels": {"node.kubernetes.io/exclude-from-external-load-balancers": "false"}}});
     assert!(named(label).unwrap().excluded, "the label counts, whatever its value");
     let condition = |status: &str| json!({"status": {"conditions": [{"type": "Ready", "status": "True"}, {"type": "NetworkUnavailable", "status": status}]}});
