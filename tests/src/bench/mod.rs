@@ -6,6 +6,7 @@
 pub mod ebpf;
 pub mod engine;
 pub mod figure;
+pub mod kubernetes;
 pub mod many;
 pub mod memory;
 pub mod one;
@@ -41,7 +42,7 @@ impl Entry {
 }
 
 /// Everything that can be measured, the cheapest first.
-pub const ENTRIES: [Entry; 8] = [
+pub const ENTRIES: [Entry; 11] = [
     Entry {
         name: "engine",
         about: "one endpoint event at 10 000 Services (handle and plan) against the same at 100",
@@ -79,6 +80,24 @@ pub const ENTRIES: [Entry; 8] = [
         about: "the same with 10 000 VIPs",
         rounds: [3, 1],
         run: |rounds| many::measure(10_000, 1.3, rounds),
+    },
+    Entry {
+        name: "watch-10",
+        about: "an endpoint's change in a plain watch of a real kube-apiserver -> first byte at FRR's socket, 10 Services",
+        rounds: [150, 4],
+        run: |rounds| kubernetes::share(10, rounds),
+    },
+    Entry {
+        name: "watch-1k",
+        about: "the same among 1000 Services with 10 000 endpoints",
+        rounds: [150, 4],
+        run: |rounds| kubernetes::share(1000, rounds),
+    },
+    Entry {
+        name: "start-1k",
+        about: "daemon started -> 1000 VIPs of a real kube-apiserver adopted; then its requests in a minute at rest",
+        rounds: [7, 1],
+        run: |rounds| kubernetes::start(1000, rounds),
     },
     Entry {
         name: "memory-manifests",

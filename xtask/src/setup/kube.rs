@@ -33,7 +33,7 @@ const PROGRAMS: [(&str, &str); 6] = [
     ("kubectl", "a few seconds"),
 ];
 
-pub(super) fn needs() -> [Need; 3] {
+pub(super) fn needs() -> [Need; 4] {
     [
         tool(
             "etcd",
@@ -41,6 +41,16 @@ pub(super) fn needs() -> [Need; 3] {
             Group::Kube,
             || which("etcd").is_some(),
             &[&["etcd-server"]],
+        ),
+        tool(
+            "faketime",
+            "sets the daemon's time of day back and forth",
+            Group::Kube,
+            || {
+                let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+                folders.into_iter().any(|folder| folder.path().join("faketime/libfaketime.so.1").is_file())
+            },
+            &[&["faketime"]],
         ),
         tool("openssl", "makes the lab's certificates", Group::Kube, || which("openssl").is_some(), &[&["openssl"]]),
         Need {

@@ -18,6 +18,13 @@ const LEFT_OVER_MACROS: [&str; 3] = [concat!("to", "do!"), concat!("unimple", "m
 /// Home folders: a path in one is true on one machine only.
 const HOMES: [&str; 2] = [concat!("/ro", "ot/"), concat!("/ho", "me/")];
 
+/// The clocks that an operator or NTP may set.
+const WALL_CLOCKS: [&str; 4] = ["SystemTime::now", "Timestamp::now", "Utc::now", "Zoned::now"];
+
+/// Who may read them, to tell others what time it is: the status, and objects that are written to the Kubernetes API.
+const TIME_OF_DAY: [&str; 3] =
+    ["cosmolet/src/book.rs", "cosmolet/src/kubernetes/events.rs", "cosmolet/src/kubernetes/leases"];
+
 /// What a checkout that CI builds must have.
 pub(super) fn missing(paths: &[PathBuf]) -> Vec<Breach> {
     let has = |name: &str| paths.iter().any(|path| path == Path::new(name));
@@ -76,7 +83,11 @@ pub(super) fn rust(source: &Source) -> Vec<Breach> {
             breach(index + 1, "an ignored test is silently skipped for ever: repair it or remove it".into());
         }
     }
+    let tells_time = !source.path.starts_with("cosmolet/src") || TIME_OF_DAY.iter().any(|p| source.path.starts_with(p));
     for (line, text) in source.own_code() {
+        for clock in WALL_CLOCKS.iter().filter(|clock| !tells_time && text.contains(*clock)) {
+            breach(line, format!("`{clock}`: nothing is decided by the time of day, which may be set; use `Instant`"));
+        }
         if text.contains(".unwrap()") {
             breach(line, "`unwrap()` outside tests: return an error".into());
         }

@@ -188,6 +188,15 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_decided_by_the_time_of_day() {
+        let reads = format!("//! X.\nfn f() {{ {}() }}\n", concat!("SystemTime", "::now"));
+        breaks("cosmolet/src/daemon/turn.rs", &reads, 2, "time of day");
+        breaks("cosmolet/src/kubernetes/watch.rs", &reads, 2, "time of day");
+        assert_eq!(rules("cosmolet/src/book.rs", &reads), [""; 0]);
+        assert_eq!(rules("tests/src/x.rs", &reads), [""; 0]);
+    }
+
+    #[test]
     fn files_are_short_and_clean() {
         let long = format!("//! X.\n{}", "fn f() {}\n".repeat(600));
         breaks("cosmolet/src/x.rs", &long, 601, "600");
