@@ -1,0 +1,106 @@
+//! What is read: configurations as operators write them, the mode of each family, and the RIB.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use cosmolet::engine::observed::{Owner, RibState};
+use cosmolet::engine::plan::Step;
+use cosmolet::engine::types::{Mode, PerFamily};
+use cosmolet::frr::Options;
+
+use crate::{DYNAMIC, Node, Watched, ensure_done, options, vip};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nodes_unnumbered_configuration_is_understood() -> Result<()> {
+    let config = "frr defaults datacenter
+hostname node1
+router bgp 4200000011
+ bgp router-id 10.0.0.11
+ bgp bestpath as-path multipath-relax
+ no bgp default ipv4-unicast
+ bgp graceful-restart
+ neighbor FABRIC peer-group
+ neighbor FABRIC remote-as external
+ neighbor FABRIC description to the ToRs
+ neighbor eth0 interface peer-group FABRIC
+ neighbor eth1 interface peer-group FABRIC
+ address-family ipv4 unicast
+  network 10.0.0.11/32
+  network 10.20.0.0/16
+  network 10.0.0.12/32 route-map COSMOLET-ADVERTISE
+  redistribute connected route-map LOOPBACKS
+  neighbor FABRIC activate
+  maximum-paths 64
+ exit-address-family
+ address-family ipv6 unicast
+  network 2001:db8::11/128
+  network 2001:db8::12/128 route-map COSMOLET-ADVERTISE
+  neighbor FABRIC activate
+ exit-address-family
+exit
+route-map LOOPBACKS permit 10
+exit
+";
+    let node = Node::start(config)?;
+    let mut watched = node.watch();
+    let view = watched.up().await?;
+    assert_eq!((view.asn, view.generation), (4_200_000_011, 1));
+    assert_eq!(view.modes, PerFamily { v4: Mode::Connected, v6: Mode::Dynamic });
+    let networks = [
+        ("10.0.0.11", Owner::Foreign),
+        ("10.0.0.12", Owner::Ours),
+        ("2001:db8::11", Owner::Foreign),
+        ("2001:db8::12", Owner::Ours),
+    ];
+    assert_eq!(view.networks, networks.map(|(text, owner)| (vip(text), owner)).into());
+    let peers: Vec<_> = view.peers.iter().map(|peer| (peer.name.as_str(), peer.established)).collect();
+    assert_eq!(peers, [("eth0", false), ("eth1", false)]);
+
+    let overridden = Options { mode: Some(Mode::Dynamic), ..options(node.frr.directory()) };
+    let view = Watched::new(overridden).up().await?;
+    assert_eq!(view.modes, PerFamily { v4: Mode::Dynamic, v6: Mode::Dynamic });
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mode_follows_the_configuration() -> Result<()> {
+    let node = Node::start(DYNAMIC)?;
+    let quick = Options { period: Duration::from_millis(200), ..options(node.frr.directory()) };
+    let mut watched = Watched::new(quick);
+    let view = watched.up().await?;
+    assert_eq!(view.modes, PerFamily { v4: Mode::Dynamic, v6: Mode::Dynamic });
+    let family = ["router bgp", "address-family ipv6 unicast"];
+    node.frr.configure(&[&family[..], &["redistribute connected"]].concat())?;
+    let view = watched.view("connected", |view| view.modes.v6 == Mode::Connected).await?;
+    assert_eq!((view.modes.v4, view.generation), (Mode::Dynamic, 1));
+    node.frr.configure(&[&family[..], &["no redistribute connected"]].concat())?;
+    watched.view("dynamic", |view| view.modes.v6 == Mode::Dynamic).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vip_that_is_not_on_the_loopback_is_not_valid() -> Result<()> {
+    let node = Node::start(DYNAMIC)?;
+    let mut watched = node.watch();
+    watched.up().await?;
+    let vip = vip("10.7.0.1");
+    ensure_done(&watched.handle.apply(vec![Step::Advertise(vip)]).await)?;
+    assert_eq!(watched.rib(&[vip], |_| true).await?, RibState::default());
+    node.add_loopback(vip)?;
+    watched.handle.watch_rib(vec![vip], true);
+    let state = watched.rib(&[vip], |rib| rib.best).await?;
+    assert_eq!(state, RibState { valid: true, best: true, advertised_to: 0 });
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_redistributed_is_seen_in_the_rib() -> Result<()> {
+    let node = Node::start(&format!("{DYNAMIC} address-family ipv4 unicast\n  redistribute connected\n"))?;
+    let mut watched = node.watch();
+    assert_eq!(watched.up().await?.modes, PerFamily { v4: Mode::Connected, v6: Mode::Dynamic });
+    let vip = vip("10.7.0.1");
+    node.add_loopback(vip)?;
+    watched.handle.watch_rib(vec![vip], true);
+    watched.rib(&[vip], |rib| rib.valid && rib.best).await?;
+    Ok(())
+}

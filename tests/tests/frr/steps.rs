@@ -1,0 +1,134 @@
+//! Steps that are carried out, and what they leave alone.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use cosmolet::engine::observed::{BgpView, Owner, RibState};
+use cosmolet::engine::plan::{Outcome, Step};
+use cosmolet::frr::Options;
+use cosmolet_tests::Lab;
+use cosmolet_tests::frr::{self, Frr};
+use cosmolet_tests::netns::{End, veth};
+use tokio::time::timeout;
+
+use crate::{DYNAMIC, LIMIT, Node, Watched, all, ensure_done, options, vip, vips};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vips_are_advertised_and_withdrawn_in_both_families() -> Result<()> {
+    let lab = Lab::new()?;
+    let (node, tor) = (lab.netns("node")?, lab.netns("tor")?);
+    veth(End { netns: &node, interface: "up" }, End { netns: &tor, interface: "down" })?;
+    node.add_address("up", "10.1.0.1/30".parse()?)?;
+    tor.add_address("down", "10.1.0.2/30".parse()?)?;
+    let config = |asn: u32, peer: &str| {
+        format!(
+            "frr defaults datacenter\nrouter bgp {asn}\n neighbor {peer} remote-as external\n neighbor {peer} timers connect 1\n \
+             address-family ipv6 unicast\n  neighbor {peer} activate\n exit-address-family\n"
+        )
+    };
+    let frr = Frr::start(&lab, &node, &config(65001, "10.1.0.2"), &frr::Options::default())?;
+    let _tor = Frr::start(&lab, &tor, &config(65002, "10.1.0.1"), &frr::Options::default())?;
+    let mut watched = Watched::new(Options { period: Duration::from_millis(200), ..options(frr.directory()) });
+    let is_established = |view: &BgpView| view.peers.iter().any(|peer| peer.established);
+    watched.view("a session", is_established).await?;
+
+    let pair = [vip("10.7.0.1"), vip("2001:db8::7:1")];
+    for vip in pair {
+        node.add_address("lo", vip.prefix())?;
+    }
+    ensure_done(&watched.handle.apply(all(&pair, Step::Advertise)).await)?;
+    watched.rib(&pair, |rib| rib == RibState { valid: true, best: true, advertised_to: 1 }).await?;
+    watched.view("our networks", |view| pair.iter().all(|vip| view.networks.get(vip) == Some(&Owner::Ours))).await?;
+    // Again, and an UPDATE must not follow: FRR takes it for what it has.
+    ensure_done(&watched.handle.apply(all(&pair, Step::Advertise)).await)?;
+
+    ensure_done(&watched.handle.apply(all(&pair, Step::Withdraw)).await)?;
+    watched.rib(&pair, |rib| rib == RibState::default()).await?;
+    watched.view("no networks", |view| view.networks.is_empty()).await?;
+    ensure_done(&watched.handle.apply(all(&pair, Step::Withdraw)).await).context("what is absent is withdrawn")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_of_somebody_else_survives() -> Result<()> {
+    let operators = "  network 10.7.0.1/32\n  network 10.7.0.2/32 route-map THEIRS\n";
+    let node = Node::start(&format!("{DYNAMIC} address-family ipv4 unicast\n{operators}"))?;
+    let mut watched = node.watch();
+    watched.up().await?;
+    let before = node.running_config()?;
+    let theirs = [vip("10.7.0.1"), vip("10.7.0.2")];
+    for step in [Step::Withdraw, Step::Advertise] {
+        let applied = watched.handle.apply(all(&theirs, step)).await;
+        assert!(applied.iter().all(|applied| matches!(applied.outcome, Outcome::GiveUp(_))), "{applied:?}");
+    }
+    assert_eq!(node.running_config()?, before, "not even a route-map");
+
+    let ours = vip("10.7.0.3");
+    ensure_done(&watched.handle.apply(vec![Step::Advertise(ours)]).await)?;
+    ensure_done(&watched.handle.apply(vec![Step::Withdraw(ours)]).await)?;
+    let map = "route-map COSMOLET-ADVERTISE permit 10\nexit\n!\n";
+    let after = node.running_config()?.replace(map, "");
+    let essence = |text: &str| text.lines().filter(|line| *line != "!").collect::<Vec<_>>().join("\n");
+    assert_eq!(essence(&after), essence(&before), "only our route-map was added");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_route_map_is_put_back() -> Result<()> {
+    let node = Node::start(DYNAMIC)?;
+    let quick = Options { period: Duration::from_millis(100), ..options(node.frr.directory()) };
+    let mut watched = Watched::new(quick);
+    watched.up().await?;
+    ensure_done(&watched.handle.apply(vec![Step::Advertise(vip("10.7.0.1"))]).await)?;
+    node.frr.configure(&["no route-map COSMOLET-ADVERTISE"])?;
+    cosmolet_tests::wait::until_true("the route-map is back", LIMIT, || {
+        Ok(node.running_config()?.contains("route-map COSMOLET-ADVERTISE permit 10"))
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_of_other_edges_are_not_taken() -> Result<()> {
+    let node = Node::start(DYNAMIC)?;
+    let mut watched = node.watch();
+    watched.up().await?;
+    let applied = watched.handle.apply(vec![Step::AddAddress(vip("10.7.0.1"), None)]).await;
+    assert!(matches!(applied[0].outcome, Outcome::GiveUp(_)));
+    assert_eq!(node.networks()?, Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_vips_go_in_and_out() -> Result<()> {
+    let node = Node::start(DYNAMIC)?;
+    let mut watched = node.watch();
+    watched.up().await?;
+    let vips = vips(1000);
+    let start = Instant::now();
+    let applied = watched.handle.apply(all(&vips, Step::Advertise)).await;
+    let added = start.elapsed();
+    ensure_done(&applied)?;
+    let named: BTreeSet<_> = applied.iter().map(|applied| applied.step.vip()).collect();
+    assert_eq!(named, vips.iter().copied().collect());
+    let networks: BTreeSet<String> = node.networks()?.into_iter().collect();
+    let expected = vips.iter().map(|vip| format!("network {} route-map COSMOLET-ADVERTISE", vip.prefix()));
+    assert_eq!(networks, expected.collect());
+    let start = Instant::now();
+    ensure_done(&watched.handle.apply(all(&vips, Step::Withdraw)).await)?;
+    println!("1000 VIPs: advertised in {added:?}, withdrawn in {:?}", start.elapsed());
+    assert_eq!(node.networks()?, Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_apply_that_was_given_up_does_not_confuse_the_next() -> Result<()> {
+    let node = Node::start(DYNAMIC)?;
+    let mut watched = node.watch();
+    watched.up().await?;
+    let vips = vips(1000);
+    let given_up = timeout(Duration::from_millis(3), watched.handle.apply(all(&vips, Step::Advertise))).await;
+    assert!(given_up.is_err(), "1000 VIPs take longer");
+    let applied = watched.handle.apply(vec![Step::Withdraw(vip("10.99.0.1")), Step::Advertise(vip("10.99.0.2"))]).await;
+    ensure_done(&applied)?;
+    assert!(node.networks()?.iter().any(|line| line.contains("10.99.0.2/32")));
+    Ok(())
+}
