@@ -75,7 +75,11 @@ fn stage(binary: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The same input gives the same archive: sorted names, the last commit's time, nobody's ids.
+/// Extended headers, which hold the file capabilities, without what differs each time: tar's process id and times of access
+/// and of change.
+const HEADERS: &str = "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime";
+
+/// The same input gives the same archive: sorted names, the last commit's time, nobody's ids and umask.
 fn pack(dist: &Path, name: &str) -> Result<()> {
     let archive = format!("{name}.tar.gz");
     let time = shell::try_output(shell::command("git").args(["log", "-1", "--format=%ct"])).unwrap_or_default();
@@ -83,12 +87,65 @@ fn pack(dist: &Path, name: &str) -> Result<()> {
     shell::run(
         shell::command("tar")
             .current_dir(dist)
-            .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--xattrs"])
-            .args(["--xattrs-include=security.capability", &format!("--mtime=@{time}")])
+            .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--mode=u+rwX,go+rX,go-w", "--xattrs"])
+            .args(["--xattrs-include=security.capability", HEADERS, &format!("--mtime=@{time}")])
             .args(["--use-compress-program=gzip -9n", "-cf", &archive, name]),
     )?;
     let sum = shell::output(shell::command("sha256sum").current_dir(dist).arg(&archive))?;
     fs::write(dist.join(format!("{archive}.sha256")), &sum)?;
     print!("dist: {}\n{sum}", dist.join(&archive).display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A folder of its own for a test; emptied, as an earlier run may have been killed.
+    fn folder(name: &str) -> std::path::PathBuf {
+        let folder = shell::target_dir().join("dist-tests").join(name);
+        if folder.exists() {
+            fs::remove_dir_all(&folder).unwrap();
+        }
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    #[test]
+    fn the_archive_holds_everything_and_its_binary_the_capabilities() {
+        let dist = folder("whole");
+        stage(Path::new("/bin/true"), &dist.join("cosmolet-0")).unwrap();
+        pack(&dist, "cosmolet-0").unwrap();
+        fs::rename(dist.join("cosmolet-0"), dist.join("staged")).unwrap();
+        let unpack = ["--xattrs", "--xattrs-include=security.capability", "-xf", "cosmolet-0.tar.gz"];
+        shell::run(shell::command("tar").current_dir(&dist).args(unpack)).unwrap();
+        shell::run(shell::command("sha256sum").current_dir(&dist).args(["--quiet", "-c", "cosmolet-0.tar.gz.sha256"]))
+            .unwrap();
+        let unpacked = dist.join("cosmolet-0");
+        let held = shell::output(shell::command("getcap").arg(unpacked.join("cosmolet"))).unwrap();
+        assert!(held.trim_end().ends_with(" cap_net_admin,cap_perfmon,cap_bpf=ep"), "{held}");
+        for name in ["LICENSE", "README.md", "CHANGELOG.md", "deploy", "charts/cosmolet/Chart.yaml"] {
+            assert!(unpacked.join(name).exists(), "{name} is not in the archive");
+        }
+    }
+
+    #[test]
+    fn the_same_files_give_the_same_archive() {
+        let dist = folder("same");
+        let file = dist.join("a/file");
+        let mut archives = Vec::new();
+        for mode in [0o664, 0o600] {
+            fs::create_dir_all(dist.join("a")).unwrap();
+            fs::write(&file, "text").unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            pack(&dist, "a").unwrap();
+            archives.push(fs::read(dist.join("a.tar.gz")).unwrap());
+            fs::remove_dir_all(dist.join("a")).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(archives[0] == archives[1], "the archives differ");
+    }
 }
