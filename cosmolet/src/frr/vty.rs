@@ -8,6 +8,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::{Buf as _, BytesMut};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -138,10 +139,9 @@ pub enum ParseError {
 /// Cuts a stream of bytes into replies, however the bytes are chunked.
 #[derive(Debug, Default)]
 pub struct ReplyParser {
-    buffer: Vec<u8>,
-    /// Bytes of the buffer that were handed out already.
-    taken: usize,
-    /// Bytes after `taken` that hold no NUL.
+    /// What was not handed out yet.
+    buffer: BytesMut,
+    /// Its first bytes, as many as are known to hold no NUL.
     scanned: usize,
 }
 
@@ -154,16 +154,7 @@ impl ReplyParser {
 
     /// Adds bytes as they came.
     pub fn feed(&mut self, bytes: &[u8]) {
-        self.space().extend_from_slice(bytes);
-    }
-
-    /// The buffer, to append to.
-    fn space(&mut self) -> &mut Vec<u8> {
-        if self.taken > 0 {
-            self.buffer.drain(..self.taken);
-            self.taken = 0;
-        }
-        &mut self.buffer
+        self.buffer.extend_from_slice(bytes);
     }
 
     /// Takes the next complete reply, if there is one.
@@ -171,20 +162,19 @@ impl ReplyParser {
     /// # Errors
     /// When the bytes cannot be a reply. The connection is of no use then.
     pub fn next_reply(&mut self) -> Result<Option<Reply>, ParseError> {
-        let rest = self.buffer.get(self.taken..).unwrap_or_default();
-        let Some(end) = rest.iter().skip(self.scanned).position(|byte| *byte == 0) else {
-            self.scanned = rest.len();
-            return if rest.len() > MAX_REPLY { Err(ParseError::TooLong) } else { Ok(None) };
+        let Some(end) = self.buffer.iter().skip(self.scanned).position(|byte| *byte == 0) else {
+            self.scanned = self.buffer.len();
+            return if self.scanned > MAX_REPLY { Err(ParseError::TooLong) } else { Ok(None) };
         };
         let end = self.scanned + end;
         self.scanned = end;
-        let (text, trailer) = rest.split_at(end);
+        let (text, trailer) = self.buffer.split_at(end);
         if trailer.iter().take(3).any(|byte| *byte != 0) {
             return Err(ParseError::StrayNul);
         }
         let Some(status) = trailer.get(3) else { return Ok(None) };
         let reply = Reply { text: String::from_utf8_lossy(text).into_owned(), status: Status::from(*status) };
-        self.taken += end + 4;
+        self.buffer.advance(end + 4);
         self.scanned = 0;
         Ok(Some(reply))
     }
@@ -192,7 +182,7 @@ impl ReplyParser {
     /// Nothing is left that was not handed out.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.taken == self.buffer.len()
+        self.buffer.is_empty()
     }
 }
 
@@ -336,9 +326,9 @@ impl Session {
 
     /// Reads once, without waiting; false if nothing was there.
     fn read_at_hand(&mut self) -> Result<bool, FrrError> {
-        let space = self.parser.space();
-        space.reserve(READ_CHUNK);
-        match self.stream.try_read_buf(space) {
+        let buffer = &mut self.parser.buffer;
+        buffer.reserve(READ_CHUNK);
+        match self.stream.try_read_buf(buffer) {
             Ok(0) => Err(FrrError::Closed),
             Ok(_) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
