@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
-use crate::apply::Applier;
+use crate::apply::{Applier, GiveWay};
 use crate::book::Book;
 use crate::engine::event::{Event, SourceState};
 use crate::engine::intent::{Decision, WithdrawReason};
@@ -52,6 +52,7 @@ pub(super) struct Control {
     around: Surroundings,
     /// At rest between plans.
     applier: Option<Applier>,
+    give_way: GiveWay,
     /// The one plan in flight, and when the first event came that it answers.
     flight: Option<Flight>,
     flight_since: Instant,
@@ -78,6 +79,7 @@ impl Control {
             engine,
             inbox,
             around,
+            give_way: applier.give_way(),
             applier: Some(applier),
             flight: None,
             flight_since: Instant::now(),
@@ -248,10 +250,14 @@ impl Control {
                 Outcome::Done => "done",
                 Outcome::Retry(..) => "retry",
                 Outcome::GiveUp(_) => "give_up",
+                Outcome::Deferred => "deferred",
             };
             self.around.metrics.step(one.step.as_str(), outcome);
             match &one.outcome {
                 Outcome::Done => debug!(step = one.step.as_str(), vip = %one.step.vip(), "done"),
+                Outcome::Deferred => {
+                    debug!(step = one.step.as_str(), vip = %one.step.vip(), "gave way to a withdrawal")
+                }
                 Outcome::Retry(after, error) => {
                     debug!(step = one.step.as_str(), vip = %one.step.vip(), ?after, %error, "to be tried again");
                 }
@@ -266,6 +272,8 @@ impl Control {
 
     /// Starts the next plan, unless one is in flight or there is nothing to do.
     fn depart(&mut self) {
+        // A plan that is about to leave begins with every withdrawal there is.
+        self.give_way.set(self.flight.is_some() && self.engine.wants_withdrawal());
         if self.flight.is_none() {
             let plan = self.engine.plan(self.around.book.now());
             let since = self.waiting_since.take();

@@ -9,7 +9,7 @@ use super::observed::{BgpState, Owner};
 use super::proof::Proof;
 use super::service::{PodView, Refusal, ServiceView};
 use super::traffic::TrafficHealth;
-use super::types::{PodKey, ServiceKey, Timestamp, Vip};
+use super::types::{Mode, PodKey, ServiceKey, Timestamp, Vip};
 use super::vip::{Claim, VipEntry, jitter};
 
 /// A pod's restarts, and the Services that it stands behind on this node.
@@ -271,12 +271,22 @@ impl Engine {
     pub(super) fn touch(&mut self, vip: Vip) {
         self.changed.insert(vip);
         let down = matches!(self.vips.get(&vip).and_then(|entry| entry.decision), Some(Decision::Withdraw(_)));
-        if down {
-            self.dirty_up.remove(&vip);
-            self.dirty_down.insert(vip);
+        if down && self.is_told(vip) {
+            self.dirty.remove(&vip);
+            self.leaving.insert(vip);
         } else {
-            self.dirty_down.remove(&vip);
-            self.dirty_up.insert(vip);
+            self.leaving.remove(&vip);
+            self.dirty.insert(vip);
+        }
+    }
+
+    /// Peers may hear of the VIP from this node, by our doing.
+    fn is_told(&self, vip: Vip) -> bool {
+        match &self.observed.bgp {
+            BgpState::Up(view) if view.networks.get(&vip) == Some(&Owner::Ours) => true,
+            // Without its `network` an address that lingers tells nobody.
+            BgpState::Up(view) if *view.modes.get(vip.family()) == Mode::Dynamic => false,
+            BgpState::Up(_) | BgpState::Down(_) | BgpState::Disabled => self.is_up(vip),
         }
     }
 

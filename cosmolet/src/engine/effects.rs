@@ -142,7 +142,7 @@ impl Engine {
         let stale = self.planned_for != self.generation();
         let Some(entry) = self.vips.get_mut(&vip) else { return };
         let retry_at = match &applied.outcome {
-            Outcome::Done => None,
+            Outcome::Done | Outcome::Deferred => None,
             Outcome::Retry(after, _) => Some(now.after(*after)),
             Outcome::GiveUp(_) => Some(now.after(GIVEN_UP_FOR)),
         };
@@ -157,6 +157,7 @@ impl Engine {
                 self.done(applied.step, stale, now);
             }
             Outcome::Retry(_, error) | Outcome::GiveUp(error) => entry.last_error = Some(error),
+            Outcome::Deferred => {}
         }
         self.touch(vip);
     }

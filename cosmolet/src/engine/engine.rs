@@ -10,7 +10,7 @@ use super::diff::{DiffContext, difference};
 use super::event::{Event, ProbePurpose, SourceState};
 use super::intent::Decision;
 use super::observed::{BgpState, Observed};
-use super::plan::Plan;
+use super::plan::{Plan, Step};
 use super::probes::Round;
 use super::rules::VipRules;
 use super::service::{NodeView, ServiceView};
@@ -72,7 +72,7 @@ pub struct Transition {
     pub was_up: bool,
 }
 
-/// The VIPs that one plan covers at the most, so that a withdrawal never waits for ten thousand additions.
+/// The VIPs that one plan covers at the most, so that what is decided meanwhile has its turn.
 const PLAN_LIMIT: usize = 512;
 
 /// The pure decider. See the module.
@@ -88,9 +88,10 @@ pub struct Engine {
     /// Every source has delivered everything once.
     pub(super) synced: bool,
     pub(super) exiting: bool,
-    /// VIPs to look at in the next plan; the first are to be withdrawn and never wait for the others.
-    pub(super) dirty_down: BTreeSet<Vip>,
-    pub(super) dirty_up: BTreeSet<Vip>,
+    /// VIPs to look at in the next plan that peers may still be told of and should not be.
+    pub(super) leaving: BTreeSet<Vip>,
+    /// All others to look at in a next plan. They wait for `leaving`.
+    pub(super) dirty: BTreeSet<Vip>,
     pub(super) timers: BTreeSet<(Timestamp, Timer)>,
     pub(super) transitions: Vec<Transition>,
     /// VIPs whose row may read differently since somebody looked.
@@ -123,8 +124,8 @@ impl Engine {
             pods: BTreeMap::new(),
             synced: false,
             exiting: false,
-            dirty_down: BTreeSet::new(),
-            dirty_up: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            dirty: BTreeSet::new(),
             timers: BTreeSet::new(),
             transitions: Vec::new(),
             changed: BTreeSet::new(),
@@ -172,29 +173,45 @@ impl Engine {
 
     /// The steps that lead from what is there to what is wanted, for the VIPs that may differ. Empty where nothing
     /// does. One plan at a time: hand its outcome back as [`Event::Applied`] before asking again.
+    ///
+    /// Withdrawals have plans of their own; a plan of anything else gives way to them ([`Plan::gives_way`]).
     pub fn plan(&mut self, now: Timestamp) -> Plan {
         self.fire_timers(now);
         self.planned_for = self.generation();
-        let mut steps = Vec::new();
         let mut left = PLAN_LIMIT;
-        while left > 0 {
-            let Some(vip) = self.dirty_down.pop_first().or_else(|| self.dirty_up.pop_first()) else { break };
-            self.settle(vip, now);
-            let Some(entry) = self.vips.get(&vip) else { continue };
-            let context =
-                DiffContext { observed: &self.observed, lease: self.settings.lease, linger: self.settings.linger, now };
-            let mut found = difference(vip, entry, &context);
-            left -= usize::from(!found.steps.is_empty());
-            steps.append(&mut found.steps);
-            let health = entry.claims.iter().filter_map(|claim| claim.traffic.next_change(now, &self.settings.traffic));
-            let proof =
-                entry.claims.iter().filter_map(|claim| claim.proof.next_change(claim.limit(self.settings.prove)));
-            if let Some(at) = found.look_again.into_iter().chain(health).chain(proof).min() {
-                self.timers.insert((at, Timer::Vip(vip)));
-            }
-            self.forget_if_idle(vip);
+        let mut steps = Vec::new();
+        while left > 0
+            && let Some(vip) = self.leaving.pop_first()
+        {
+            left -= usize::from(self.plan_vip(vip, now, &mut steps));
         }
-        Plan::new(steps)
+        if !steps.is_empty() {
+            return Plan::new(steps);
+        }
+        while left > 0
+            && let Some(vip) = self.dirty.pop_first()
+        {
+            left -= usize::from(self.plan_vip(vip, now, &mut steps));
+        }
+        Plan::new(steps).giving_way()
+    }
+
+    /// Adds what is to be done for one VIP; false if there is nothing now.
+    fn plan_vip(&mut self, vip: Vip, now: Timestamp, steps: &mut Vec<Step>) -> bool {
+        self.settle(vip, now);
+        let Some(entry) = self.vips.get(&vip) else { return false };
+        let context =
+            DiffContext { observed: &self.observed, lease: self.settings.lease, linger: self.settings.linger, now };
+        let mut found = difference(vip, entry, &context);
+        let any = !found.steps.is_empty();
+        steps.append(&mut found.steps);
+        let health = entry.claims.iter().filter_map(|claim| claim.traffic.next_change(now, &self.settings.traffic));
+        let proof = entry.claims.iter().filter_map(|claim| claim.proof.next_change(claim.limit(self.settings.prove)));
+        if let Some(at) = found.look_again.into_iter().chain(health).chain(proof).min() {
+            self.timers.insert((at, Timer::Vip(vip)));
+        }
+        self.forget_if_idle(vip);
+        any
     }
 
     /// Takes the decisions that changed since the last call, in the order in which they did.
@@ -227,7 +244,13 @@ impl Engine {
     /// True while some VIP has to be looked at by [`Engine::plan`].
     #[must_use]
     pub fn wants_plan(&self) -> bool {
-        !(self.dirty_down.is_empty() && self.dirty_up.is_empty())
+        !(self.leaving.is_empty() && self.dirty.is_empty())
+    }
+
+    /// True while a withdrawal waits for the next plan: one in flight that [gives way](Plan::gives_way) should land.
+    #[must_use]
+    pub fn wants_withdrawal(&self) -> bool {
+        !self.leaving.is_empty()
     }
 
     /// What was observed.

@@ -67,6 +67,7 @@ impl Step {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     steps: Vec<Step>,
+    gives_way: bool,
 }
 
 impl Plan {
@@ -74,7 +75,7 @@ impl Plan {
     #[must_use]
     pub fn new(mut steps: Vec<Step>) -> Self {
         steps.sort_by_key(Step::rank);
-        Self { steps }
+        Self { steps, gives_way: false }
     }
 
     /// The steps in order.
@@ -87,6 +88,19 @@ impl Plan {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.steps.is_empty()
+    }
+
+    /// The same plan, as one that gives way.
+    #[must_use]
+    pub fn giving_way(self) -> Self {
+        Self { gives_way: true, ..self }
+    }
+
+    /// It holds no withdrawal that peers have to hear of. When one comes up, whoever carries the plan out may stop between
+    /// two steps and answer those that are left with [`Outcome::Deferred`].
+    #[must_use]
+    pub const fn gives_way(&self) -> bool {
+        self.gives_way
     }
 
     /// Gives the steps away.
@@ -114,4 +128,6 @@ pub enum Outcome {
     Retry(Duration, String),
     /// It fails for a reason that trying again will not mend. Holds the error.
     GiveUp(String),
+    /// It was not begun: its plan gave way to a withdrawal.
+    Deferred,
 }

@@ -67,20 +67,26 @@ impl World {
     }
 
     /// Carries a plan out step by step and checks what may never happen.
-    fn apply(&mut self, plan: &Plan, fail: bool) -> Vec<Applied> {
-        plan.steps()
-            .iter()
-            .map(|step| {
-                self.check(step);
-                let outcome = if fail {
-                    Outcome::Retry(Duration::from_secs(1), "not now".to_owned())
-                } else {
+    fn apply(&mut self, plan: &Plan, how: How) -> Vec<Applied> {
+        let begun = match how {
+            How::Cut(part) if plan.gives_way() => plan.steps().len().min(part),
+            How::Whole | How::Fail | How::Cut(_) => plan.steps().len(),
+        };
+        let (begun, left) = plan.steps().split_at(begun);
+        let mut applied = Vec::new();
+        for step in begun {
+            self.check(step);
+            let outcome = match how {
+                How::Fail => Outcome::Retry(Duration::from_secs(1), "not now".to_owned()),
+                How::Whole | How::Cut(_) => {
                     self.carry_out(step);
                     Outcome::Done
-                };
-                Applied { step: step.clone(), outcome }
-            })
-            .collect()
+                }
+            };
+            applied.push(Applied { step: step.clone(), outcome });
+        }
+        applied.extend(left.iter().map(|step| Applied { step: step.clone(), outcome: Outcome::Deferred }));
+        applied
     }
 
     fn check(&self, step: &Step) {
@@ -130,7 +136,16 @@ enum Act {
     Silence(bool),
     ModeOf(bool, bool),
     Wait(u16),
-    Plan { fail: bool },
+    Plan(How),
+}
+
+/// What becomes of a plan.
+#[derive(Clone, Copy, Debug)]
+enum How {
+    Whole,
+    Fail,
+    /// It gives way after so many steps, if it may.
+    Cut(usize),
 }
 
 fn service() -> impl Strategy<Value = Event> {
@@ -195,7 +210,9 @@ fn act() -> impl Strategy<Value = Act> {
         1 => any::<bool>().prop_map(Act::Silence),
         1 => any::<(bool, bool)>().prop_map(|(v4, dynamic)| Act::ModeOf(v4, dynamic)),
         3 => (1..400_u16).prop_map(Act::Wait),
-        6 => prop::bool::weighted(0.2).prop_map(|fail| Act::Plan { fail }),
+        4 => Just(Act::Plan(How::Whole)),
+        1 => Just(Act::Plan(How::Fail)),
+        1 => (0..4_usize).prop_map(|part| Act::Plan(How::Cut(part))),
     ]
 }
 
@@ -225,9 +242,10 @@ impl Run {
         self.handle(Event::Bgp(self.world.bgp()));
     }
 
-    fn plan(&mut self, fail: bool) -> Plan {
+    fn plan(&mut self, how: How) -> Plan {
         let plan = self.engine.plan(self.now);
-        let applied = self.world.apply(&plan, fail);
+        assert!(!self.engine.wants_withdrawal(), "a withdrawal that the plan left out");
+        let applied = self.world.apply(&plan, how);
         self.handle(Event::Applied(applied));
         plan
     }
@@ -263,7 +281,7 @@ impl Run {
                 self.tell_all();
             }
             Act::Wait(seconds) => self.now = self.now.after(Duration::from_secs(u64::from(seconds))),
-            Act::Plan { fail } => drop(self.plan(fail)),
+            Act::Plan(how) => drop(self.plan(how)),
         }
     }
 
@@ -299,8 +317,10 @@ proptest! {
             run.act(act);
         }
         run.now = run.now.after(Duration::from_secs(2));
-        run.plan(false);
-        let again = run.plan(false);
+        // Withdrawals have a plan of their own, before the rest.
+        run.plan(How::Whole);
+        run.plan(How::Whole);
+        let again = run.plan(How::Whole);
         prop_assert!(again.is_empty(), "left over: {:?}", again.steps());
     }
 
@@ -315,9 +335,9 @@ proptest! {
         run.world.bgp_up = true;
         run.handle(Event::Source(SourceState::Synced));
         run.tell_all();
-        for _ in 0..4 {
+        for _ in 0..6 {
             run.now = run.now.after(Duration::from_secs(2));
-            run.plan(false);
+            run.plan(How::Whole);
         }
         let intent = run.intent();
         for (vip, decision) in &intent {
@@ -345,7 +365,7 @@ proptest! {
                 continue;
             }
             run.act(act);
-            for step in run.plan(false).steps() {
+            for step in run.plan(How::Whole).steps() {
                 let renewal = matches!(step, Step::AddAddress(renewed, _) if *renewed == vip(held));
                 prop_assert!(renewal || matches!(step, Step::TrackVip(..) | Step::UntrackVip(_)), "{:?}", step);
             }
@@ -388,9 +408,9 @@ proptest! {
             let mut run = Run::new(TrafficMode::Observe);
             before.iter().cloned().for_each(|event| run.handle(event));
             run.handle(Event::Source(SourceState::Synced));
-            run.plan(false);
+            run.plan(How::Whole);
             batch.into_iter().for_each(|event| run.handle(event));
-            run.plan(false);
+            run.plan(How::Whole);
             (run.intent(), run.world.loopback, run.world.networks)
         };
         prop_assert_eq!(run(batch), run(shuffled));

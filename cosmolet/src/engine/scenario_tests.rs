@@ -329,3 +329,44 @@ fn the_exit_takes_everything_along() {
     story.wait(1);
     assert_eq!(story.done(), [Step::RemoveAddress(vip())]);
 }
+
+#[test]
+fn withdrawals_have_a_plan_of_their_own_and_any_other_gives_way() {
+    let mut story = Story::synced(Mode::Dynamic);
+    story.tell(service("web", 1));
+    story.done();
+    let other = Vip::new([10, 50, 0, 2].into());
+    let mut new = service("new", 1);
+    if let Event::Service(view) = &mut new {
+        view.vips[0].vip = other;
+    }
+    story.tell(new);
+    story.tell(service("web", 0));
+    let plan = story.engine.plan(story.now);
+    assert_eq!((plan.steps(), plan.gives_way()), (&[Step::Withdraw(vip())][..], false));
+    let done = |step: Step| Applied { step, outcome: Outcome::Done };
+    story.tell(Event::Applied(vec![done(Step::Withdraw(vip()))]));
+
+    let plan = story.engine.plan(story.now);
+    let added = [Step::AddAddress(other, LEASE), Step::Advertise(other)];
+    assert_eq!((plan.steps(), plan.gives_way()), (&added[..], true));
+    assert!(!story.engine.wants_withdrawal(), "the address that lingers tells nobody");
+    let deferred = Applied { step: Step::Advertise(other), outcome: Outcome::Deferred };
+    story.tell(Event::Applied(vec![done(Step::AddAddress(other, LEASE)), deferred]));
+    assert_eq!(story.steps(), [Step::Advertise(other)], "at once");
+    assert_eq!(story.engine.vip_status(other).and_then(|row| row.last_error), None);
+}
+
+#[test]
+fn a_withdrawal_is_told_of_while_another_plan_is_in_flight() {
+    for mode in [Mode::Dynamic, Mode::Connected] {
+        let mut story = Story::synced(mode);
+        story.tell(service("web", 1));
+        story.done();
+        story.wait(60);
+        assert_eq!(story.steps(), [Step::AddAddress(vip(), LEASE)], "a renewal, in flight from now on");
+        assert!(!story.engine.wants_withdrawal());
+        story.tell(service("web", 0));
+        assert!(story.engine.wants_withdrawal(), "{mode}");
+    }
+}

@@ -40,14 +40,15 @@ impl Addresses {
     /// each; other steps are left out of the answer.
     ///
     /// What is on the interface is read first, each time: so a lease is renewed and an address removed only if it is
-    /// ours now, whoever was at it since the last observation.
-    pub async fn apply(&mut self, steps: &[Step]) -> Vec<Applied> {
+    /// ours now, whoever was at it since the last observation. Once `stop` says so, what has not been begun is
+    /// [deferred](Outcome::Deferred); something always is begun.
+    pub async fn apply(&mut self, steps: &[Step], stop: &(dyn Fn() -> bool + Sync)) -> Vec<Applied> {
         let steps: Vec<&Step> =
             steps.iter().filter(|step| matches!(step, Step::AddAddress(..) | Step::RemoveAddress(_))).collect();
         if steps.is_empty() {
             return Vec::new();
         }
-        let outcomes = match self.outcomes(&steps).await {
+        let outcomes = match self.outcomes(&steps, stop).await {
             Ok(outcomes) => outcomes,
             Err(error) => {
                 self.client = None;
@@ -57,7 +58,7 @@ impl Addresses {
         steps.into_iter().zip(outcomes).map(|(step, outcome)| Applied { step: step.clone(), outcome }).collect()
     }
 
-    async fn outcomes(&mut self, steps: &[&Step]) -> Result<Vec<Outcome>, Error> {
+    async fn outcomes(&mut self, steps: &[&Step], stop: &(dyn Fn() -> bool + Sync)) -> Result<Vec<Outcome>, Error> {
         let client = match &mut self.client {
             Some(client) => client,
             empty => empty.insert(Client::open()?),
@@ -76,7 +77,7 @@ impl Addresses {
                 Decision::Answer(outcome) => Some(outcome),
             });
         }
-        let mut replies = client.batch(&requests).await.into_iter();
+        let mut replies = client.batch(&requests, stop).await.into_iter();
         let outcomes = steps.iter().zip(places).map(|(step, place)| {
             place.unwrap_or_else(|| outcome(step, replies.next().unwrap_or(Reply::Lost), &self.interface))
         });
@@ -117,6 +118,7 @@ fn decide(step: &Step, link: u32, interface: &str, excluded: &[IpNet], holders: 
 fn outcome(step: &Step, reply: Reply, interface: &str) -> Outcome {
     let errno = match reply {
         Reply::Done => return Outcome::Done,
+        Reply::NotAsked => return Outcome::Deferred,
         Reply::Lost => return Outcome::Retry(RETRY_SOON, "the kernel's answer was lost".to_owned()),
         Reply::Refused(errno) => errno,
     };

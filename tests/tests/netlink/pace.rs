@@ -34,7 +34,7 @@ fn compare(count: usize, address: fn(usize) -> IpAddr, acts: &[&'static str]) {
                 |vip: &Vip| if *act == "del" { Step::RemoveAddress(*vip) } else { Step::AddAddress(*vip, LEASE) };
             let steps: Vec<Step> = vips.iter().map(step).collect();
             let started = Instant::now();
-            let applied = addresses.apply(&steps).await;
+            let applied = addresses.apply(&steps, &|| false).await;
             times.push(started.elapsed());
             assert!(applied.iter().all(|applied| applied.outcome == Outcome::Done));
         }
