@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use cosmolet_tests::cluster::story::{LIMIT, Step, Story as Chapter};
+use cosmolet_tests::cluster::story::{LIMIT, Step, Story as Chapter, wait_nodes};
 use cosmolet_tests::cluster::{Cluster, Spec, WorkloadSpec};
 use cosmolet_tests::interrupt;
 use cosmolet_tests::report::ms;
@@ -25,8 +25,11 @@ pub(super) fn tell(story: &mut Story, keep: bool) -> Result<()> {
     cluster.new_namespace(NAMESPACE)?;
     let since = Instant::now();
     let workload = cluster.deploy(WorkloadSpec::new(NAMESPACE, "web"), LIMIT)?;
+    println!("  its pods are ready after {}", ms(since.elapsed()));
+    let took = wait_nodes(&cluster, &workload, since, &cluster.node_names())?;
+    story.add("a Deployment behind a LoadBalancer Service", "both nodes carry both VIPs", ms(took), None);
     let chapter = Chapter::begin(&cluster, workload)?;
-    story.add("a Deployment behind a LoadBalancer Service", "both nodes carry both VIPs", ms(since.elapsed()), None);
+    println!("  both nodes' pods answer the client {} after the Deployment", ms(since.elapsed()));
     let mut tell = |steps: &[Step]| {
         for step in steps {
             story.add(&step.cause, &step.effect, step.took.clone(), Some(&step.requests));
