@@ -4,9 +4,10 @@
 //! only while nobody reads, and otherwise keeps it for its next turn.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Instant, SystemTime};
 
+use crate::advertised::Dated;
 use crate::engine::Transition;
 use crate::engine::event::{SourceState, TrafficCounts, TrafficSample};
 use crate::engine::intent::WithdrawReason;
@@ -53,7 +54,7 @@ pub struct PortTraffic {
 /// How one of the functions of `kubernetes.*` is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// A word: `on`, `failing`.
+    /// A word: `on`, `failing`, `leader`, `follower`.
     pub state: &'static str,
     /// Why the last attempt failed.
     pub error: Option<String>,
@@ -86,6 +87,8 @@ pub struct Summary {
     pub unusable: Vec<(ServiceKey, String, WithdrawReason)>,
     /// What is told in Kubernetes' own words: each function with its state.
     pub told: BTreeMap<&'static str, Told>,
+    /// The cluster's figures, while this node leads.
+    pub statistics: Option<Arc<Dated>>,
     /// Files of the manifests directory that could not be read, with the reason.
     pub problems: Vec<(String, String)>,
     /// What is wrong with the annotations of Services: `deprecated` or `ignored`, and the sentence.
@@ -126,6 +129,7 @@ impl Book {
             services: 0,
             unusable: Vec::new(),
             told: BTreeMap::new(),
+            statistics: None,
             problems: Vec::new(),
             notices: Vec::new(),
             turned_at: Timestamp::ZERO,

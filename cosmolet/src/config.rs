@@ -21,6 +21,7 @@ use crate::engine::service::VipKind;
 use crate::engine::traffic::TrafficMode;
 use crate::engine::types::Mode;
 
+pub use kubernetes::is_label;
 pub use parse::ConfigError;
 
 /// Everything an operator can choose, validated.
@@ -125,6 +126,12 @@ pub struct Traffic {
 pub struct Kubernetes {
     /// `kubernetes.events`: Events on Services.
     pub events: bool,
+    /// `kubernetes.node_condition`: the condition `CosmoletReady` of this node.
+    pub node_condition: bool,
+    /// `kubernetes.statistics`: the cluster's figures, by the daemon that holds the Lease.
+    pub statistics: bool,
+    /// `kubernetes.namespace`, where the Lease is; `None` is the pod's own.
+    pub namespace: Option<String>,
 }
 
 /// `logging.*`

@@ -1,6 +1,7 @@
 //! cosmolet decides, on every node and for every Service VIP, whether this node can serve it now, and makes the
 //! loopback and FRR say so.
 
+pub mod advertised;
 pub mod apply;
 pub mod args;
 pub mod book;

@@ -3,6 +3,7 @@
 //! Owns names, labels and help texts. The series of VIPs are written out of the [`Book`] at each scrape, so that they
 //! cost nothing in between and go when the VIP is forgotten. Never decides anything.
 
+mod cluster;
 mod components;
 mod vips;
 
@@ -71,6 +72,7 @@ impl Metrics {
         };
         let registry = &mut metrics.registry;
         registry.register_collector(Box::new(vips::Vips::new(Arc::clone(&book))));
+        registry.register_collector(Box::new(cluster::Cluster::new(Arc::clone(&book))));
         registry.register_collector(Box::new(components::Components::new(book)));
         registry.register("transitions", "Decisions that changed, by outcome and reason", metrics.transitions.clone());
         registry.register("steps", "Steps carried out, by outcome", metrics.steps.clone());

@@ -79,7 +79,13 @@ fn sources(config: &Config) -> String {
 }
 
 fn told(config: &Config) -> String {
-    if config.kubernetes.events { "Events on Services" } else { "nothing" }.to_owned()
+    let kubernetes = &config.kubernetes;
+    let parts = [
+        (kubernetes.events, "Events on Services"),
+        (kubernetes.node_condition, "the node's condition CosmoletReady"),
+        (kubernetes.statistics, "the cluster's statistics, by one leader"),
+    ];
+    list(&parts.iter().filter(|(on, _)| *on).map(|(_, what)| *what).collect::<Vec<_>>(), "nothing")
 }
 
 fn bgp(config: &Config) -> String {

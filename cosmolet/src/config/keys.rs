@@ -104,12 +104,21 @@ pub const KEYS: &[Key] = &[
     key("traffic.interfaces", List, "[]",
         "uplinks to count on; empty: found from the default routes and the routes to FRR's peers",
         "must be an interface's name: 1 to 15 characters, without /, : and blanks"),
-    key("http.listen", Text, "127.0.0.1:9470", "`/livez`, `/readyz`, `/metrics`, `/api/v1/status`",
+    key("http.listen", Text, "127.0.0.1:9470",
+        "`/livez`, `/readyz`, `/metrics`, `/api/v1/status`, `/api/v1/advertised`",
         "must be an address and a port, as 127.0.0.1:9470 or [::]:9470"),
     key("kubernetes.events", Flag, "null",
         "Events on Services: advertise, withdraw and refuse, with the reason; at most 6 at once and one a minute for \
          each Service, 30 at once and one in two seconds for the node; unset: where the source is Kubernetes",
         ""),
+    key("kubernetes.node_condition", Flag, "false",
+        "the condition `CosmoletReady` of this node: `True` while the API has delivered everything, FRR answers and \
+         traffic is counted as configured; written when that changes and every 5 minutes", ""),
+    key("kubernetes.statistics", Flag, "false",
+        "one daemon, elected by the Lease `cosmolet-statistics`, asks all others every 15 s what they advertise and \
+         serves `cosmolet_cluster_…`; the other nodes must reach `http.listen`, on the same port everywhere", ""),
+    key("kubernetes.namespace", Text, "null", "where that Lease is; else `POD_NAMESPACE`, else the pod's own",
+        "must be a namespace's name: lower-case letters, digits and -, at most 63"),
     key("logging.level", OneOf(&["error", "warn", "info", "debug", "trace"]), "info",
         "`debug` has the programs' own log too", ""),
     key("logging.format", OneOf(&["text", "json"]), "text", "how a line of the log is written", ""),

@@ -129,7 +129,7 @@ pub(super) fn validate(raw: Raw, node_variable: Option<String>, hostname: &str) 
     let http_listen = http_listen.map_err(|_not_an_address| broken("http.listen", &raw.http.listen))?;
     Ok(Config {
         node_name: node_name(raw.node_name.as_deref(), node_variable.as_deref(), hostname)?,
-        kubernetes: super::kubernetes::validate(&raw.kubernetes, &services.source)?,
+        kubernetes: super::kubernetes::validate(&raw.kubernetes, &services.source, http_listen)?,
         services,
         loopback: loopback(&raw)?,
         bgp: bgp(&raw),

@@ -123,6 +123,9 @@ pub(super) struct RawHttp {
 pub(super) struct RawKubernetes {
     /// True where the source is Kubernetes.
     pub(super) events: Option<bool>,
+    pub(super) node_condition: bool,
+    pub(super) statistics: bool,
+    pub(super) namespace: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -78,6 +78,12 @@ fn errors_name_key_value_and_rule() {
             "services: {manifests: /x}\nkubernetes: {events: true}",
             vec!["kubernetes.events", "true", "contradicts services.manifests"],
         ),
+        (
+            "services: {manifests: /x}\nkubernetes: {node_condition: true}",
+            vec!["kubernetes.node_condition", "contradicts services.manifests"],
+        ),
+        ("kubernetes: {statistics: true}", vec!["kubernetes.statistics", "http.listen 127.0.0.1:9470", "0.0.0.0"]),
+        ("kubernetes: {namespace: Kube_System}", vec!["kubernetes.namespace", "Kube_System", "at most 63"]),
         ("services: {types: [ExternalIP]}", vec!["services.types", "ExternalIP", "vip_ranges", "CVE-2020-8554"]),
         ("services: {types: []}", vec!["services.types", "at least one"]),
         ("services: {types: [NodePort]}", vec!["services.types[0]", "NodePort"]),

@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
+use crate::advertised::Advertised;
 use crate::book::Book;
 use crate::engine::observed::BgpState;
 use crate::metrics::Metrics;
@@ -66,13 +67,15 @@ pub async fn serve(listener: TcpListener, book: Arc<Book>, metrics: Arc<Metrics>
         .route("/readyz", get(readyz))
         .route("/metrics", get(encode))
         .route("/api/v1/status", get(whole_status))
+        .route("/api/v1/advertised", get(advertised))
         .with_state(Shared { book, metrics });
     axum::serve(listener, router).await.map_err(Error::Serve)
 }
 
 async fn index() -> &'static str {
     "cosmolet\n\n/livez           the control loop turns\n/readyz          VIPs are decided and FRR answers\n\
-     /metrics         OpenMetrics\n/api/v1/status   everything, as JSON\n"
+     /metrics         OpenMetrics\n/api/v1/status   everything, as JSON\n\
+     /api/v1/advertised   the VIPs that this node advertises, as JSON\n"
 }
 
 async fn livez(State(shared): State<Shared>) -> Response {
@@ -114,7 +117,15 @@ async fn encode(State(shared): State<Shared>) -> Response {
 }
 
 async fn whole_status(State(shared): State<Shared>) -> Response {
-    match tokio::task::spawn_blocking(move || serde_json::to_vec(&Status::of(&shared.book))).await {
+    json(move || serde_json::to_vec(&Status::of(&shared.book))).await
+}
+
+async fn advertised(State(shared): State<Shared>) -> Response {
+    json(move || serde_json::to_vec(&Advertised::of(&shared.book))).await
+}
+
+async fn json(make: impl FnOnce() -> serde_json::Result<Vec<u8>> + Send + 'static) -> Response {
+    match tokio::task::spawn_blocking(make).await {
         Ok(Ok(json)) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
         Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

@@ -71,9 +71,9 @@ pub struct SourceStatus {
 /// One function of `kubernetes.*`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FunctionStatus {
-    /// `events`.
+    /// `events`, `node_condition` or `statistics`.
     pub function: String,
-    /// `on` or `failing`.
+    /// `on`, `failing`, `leader` or `follower`.
     pub state: String,
     /// Why the last attempt failed.
     pub error: Option<String>,

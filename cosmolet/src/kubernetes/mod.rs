@@ -1,10 +1,14 @@
 //! Services, EndpointSlices, this node and its pods, from the Kubernetes API.
 //!
 //! Owns the projection of objects ([`project`]), the watchers of one kind ([`watch`]) and what becomes of all of them
-//! together ([`run`]), and what is told in Kubernetes' own words ([`events`]). Never withdraws for what it has not seen.
+//! together ([`run`]), and what is told in Kubernetes' own words ([`events`],
+//! [`condition`], [`statistics`]). Never withdraws for what it has not seen.
 
+pub mod condition;
 pub mod events;
+pub mod leases;
 pub mod project;
+pub mod statistics;
 pub mod watch;
 
 use std::sync::Arc;

@@ -3,9 +3,11 @@
 
 #![allow(missing_docs, reason = "a suite")]
 
+mod condition;
 mod events;
 mod hostile;
 mod privilege;
+mod statistics;
 
 use std::net::IpAddr;
 use std::path::Path;
