@@ -5,5 +5,8 @@
 
 #![allow(missing_docs, reason = "a suite")]
 
+mod eligibility;
 mod raised;
+mod rig;
+mod selection;
 mod story;

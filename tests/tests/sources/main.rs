@@ -7,6 +7,8 @@
     reason = "helpers of tests; a source makes few of the events"
 )]
 
+mod any_order;
+
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
