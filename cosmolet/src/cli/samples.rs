@@ -68,6 +68,7 @@ fn row(vip: &str, state: &str, service: &str, health: &str) -> VipRow {
         name: service.to_owned(),
         kind: "LoadBalancer".to_owned(),
         health: health.to_owned(),
+        reason: None,
         suspicion: None,
         ejections: 0,
     };

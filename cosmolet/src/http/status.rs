@@ -173,6 +173,8 @@ pub struct ServiceRow {
     pub kind: String,
     /// `unknown`, `up`, `suspect`, `down` or `trial`.
     pub health: String,
+    /// Why it cannot be served for this Service, whatever others that share it say.
+    pub reason: Option<String>,
     /// What its traffic says while nothing acts on it, in a word.
     pub suspicion: Option<String>,
     /// How often in a row its traffic has convicted it.
@@ -389,11 +391,13 @@ fn vip_row(vip: Vip, row: &Row, now: Timestamp) -> Option<VipRow> {
 }
 
 fn service_row(claim: &ClaimStatus) -> ServiceRow {
-    let suspicion = match claim.health {
-        VipHealth::Suspect(reason) => Some(reason.to_string()),
-        VipHealth::Unknown | VipHealth::Proving | VipHealth::Up | VipHealth::Down(_) | VipHealth::Trial => None,
+    let (reason, suspicion) = match claim.health {
+        VipHealth::Suspect(reason) => (None, Some(reason.to_string())),
+        VipHealth::Down(reason) => (Some(reason.to_string()), None),
+        VipHealth::Unknown | VipHealth::Proving | VipHealth::Up | VipHealth::Trial => (None, None),
     };
     ServiceRow {
+        reason,
         suspicion,
         namespace: claim.service.namespace.to_string(),
         name: claim.service.name.to_string(),

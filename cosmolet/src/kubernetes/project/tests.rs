@@ -148,6 +148,10 @@ fn addresses_policies_and_ports() {
     assert_eq!(ports(mixed), "443/tcp 53/udp 9/sctp");
     assert_eq!(ports(json!([{"port": 0}, {"port": 65_536}, {"port": -1}, {"port": 1, "protocol": "QUIC"}])), "");
     assert_eq!(ports(Value::Null), "");
+    for distribution in ["PreferClose", "PreferSameZone", "PreferSameNode"] {
+        let preferred = json!({"spec": {"trafficDistribution": distribution}});
+        assert_eq!(summary(&plain, &preferred), summary(&plain, &json!({})), "a preference is no condition");
+    }
     assert_eq!(summary(&plain, &json!({"spec": null})), None);
     let ready = json!({"metadata": {"annotations": {"cosmolet.io/terminating": "ready"}}});
     assert_eq!(summary(&plain, &ready).unwrap().terminating, Terminating::Ready);
@@ -207,6 +211,11 @@ fn slices() {
         endpoint(json!({"nodeName": "n1"})), endpoint(json!({"addresses": [], "nodeName": "n1"}))]}))
     .unwrap();
     assert_eq!((mixed.local.len(), mixed.remote.ready, &*mixed.service), (1, 2, "s"));
+    let alone = |more: Value| slice(&json!({"endpoints": [endpoint(more)]})).unwrap();
+    let hints = json!({"forZones": [{"name": "z"}], "forNodes": [{"name": "n2"}]});
+    let (hinted, plain) = (json!({"nodeName": "n1", "zone": "y", "hints": hints}), json!({"nodeName": "n1"}));
+    assert_eq!(alone(hinted), alone(plain), "hints choose among endpoints, which is kube-proxy's work");
+    assert_eq!(alone(json!({"hostname": "n1"})).remote.ready, 1, "a hostname is no node");
     assert_eq!(slice(&json!({"addressType": "IPv6"})).unwrap().family, Family::V6);
     assert_eq!(slice(&json!({"addressType": "FQDN"})), None);
     assert_eq!(slice(&json!({"metadata": {"labels": null}})), None);
