@@ -119,6 +119,21 @@ pub struct Traffic {
     pub mode: TrafficMode,
     /// `traffic.interfaces`; empty finds them from the routes.
     pub interfaces: Vec<String>,
+    /// `traffic.prove_seconds`; `None` never waits.
+    pub prove: Option<Duration>,
+    /// `traffic.probe`
+    pub probe: Probe,
+}
+
+/// `traffic.probe_*`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// `traffic.probe_sources`, at most one of each family; without any there are no probes.
+    pub sources: Vec<IpNet>,
+    /// `traffic.probe_rate`: the most in a second.
+    pub rate: u32,
+    /// `traffic.probe_round_seconds`; `None` never probes idle VIPs.
+    pub round: Option<Duration>,
 }
 
 /// `kubernetes.*`

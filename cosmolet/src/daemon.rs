@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -20,13 +20,15 @@ use crate::apply::Applier;
 use crate::book::Book;
 use crate::config::{Config, OnExit, Source};
 use crate::engine::event::Event;
-use crate::engine::observed::{BgpState, PeerView};
+use crate::engine::observed::{BgpState, PeerView, ProberState};
 use crate::engine::traffic::{TrafficMode, TrafficRules};
 use crate::engine::{Engine, Settings};
 use crate::frr::{Frr, FrrHandle};
 use crate::metrics::Metrics;
 use crate::netlink::apply::Addresses;
 use crate::netlink::{observe, uplinks};
+use crate::probe::Sources;
+use crate::probing::{self, ProbingHandle};
 use crate::programs::{self, ProgramsHandle};
 use crate::{ebpf, http};
 
@@ -51,6 +53,8 @@ pub async fn run(config: Config) -> Result<()> {
     let (events, inbox) = mpsc::channel(QUEUE);
     // What cannot work at all is found out before anything starts to move.
     let listener = http::bind(config.http_listen).await?;
+    // Before any Service: whether probes can be sent is known a moment later, and until then VIPs wait.
+    events.send(Event::Prober(ProberState::Starting)).await.context("the control loop is gone")?;
     let mut tasks = JoinSet::new();
     let selection = sources::selection(&config)?;
     sources::spawn(&config, selection, events.clone(), Arc::clone(&book), &mut tasks).await?;
@@ -60,13 +64,13 @@ pub async fn run(config: Config) -> Result<()> {
     drop(observe::spawn(config.loopback.interface.clone(), events.clone()).context("the kernel's addresses")?);
     let frr = frr(&config, &events).await?;
     let (peers, peers_seen) = watch::channel(Vec::new());
-    let programs = programs(&config, peers_seen, &events, &book, &metrics).await?;
+    let (programs, probing) = data_plane(&config, peers_seen, &events, &book, &metrics).await?;
     let addresses = Addresses::new(config.loopback.interface.clone(), config.excluded().to_vec());
     let control = turn::Control::new(
         Engine::new(settings(&config)),
         Applier::new(addresses, frr.clone(), programs),
         inbox,
-        turn::Surroundings { book, metrics, frr, peers, announcer },
+        turn::Surroundings { book, metrics, frr, peers, announcer, probing },
     );
     until_signalled(control, tasks, events, config.bgp.on_exit).await
 }
@@ -116,6 +120,8 @@ fn settings(config: &Config) -> Settings {
         traffic_mode: config.traffic.mode,
         traffic: TrafficRules::default(),
         pod_hold: config.services.restart_hold,
+        prove: config.traffic.prove,
+        probe_round: config.traffic.probe.round,
         seed: seed(&config.node_name),
         ..Settings::default()
     }
@@ -137,17 +143,19 @@ async fn frr(config: &Config, events: &mpsc::Sender<Event>) -> Result<Option<Frr
     Ok(Some(Frr::spawn(options, events.clone())))
 }
 
-async fn programs(
+async fn data_plane(
     config: &Config,
     peers: watch::Receiver<Vec<PeerView>>,
     events: &mpsc::Sender<Event>,
     book: &Arc<Book>,
     metrics: &Arc<Metrics>,
-) -> Result<Option<ProgramsHandle>> {
+) -> Result<(Option<ProgramsHandle>, Option<ProbingHandle>)> {
     if config.traffic.mode == TrafficMode::Off {
         let off = crate::engine::observed::ProgramsState::Off("traffic.mode is off".to_owned());
         events.send(Event::Programs(off)).await.context("the control loop is gone")?;
-        return Ok(None);
+        let off = ProberState::Off("traffic.mode is off".to_owned());
+        events.send(Event::Prober(off)).await.context("the control loop is gone")?;
+        return Ok((None, None));
     }
     let found = uplinks::watch(config.traffic.interfaces.clone(), peers).await.context("the uplinks")?;
     let log = match config.logging.level {
@@ -155,8 +163,26 @@ async fn programs(
         tracing::Level::DEBUG => ebpf::ProgramLog::Debug,
         _ => ebpf::ProgramLog::Off,
     };
-    let options = ebpf::Options { max_ports: max_ports(), log, ..ebpf::Options::default() };
-    Ok(Some(programs::spawn(options, found, events.clone(), Arc::clone(book), Arc::clone(metrics))))
+    let mut options = ebpf::Options { max_ports: max_ports(), log, ..ebpf::Options::default() };
+    let sources = Sources::new(&config.traffic.probe.sources);
+    let (probing, for_probing) = match sources.check() {
+        Ok(()) => {
+            options.probes = sources.prefixes();
+            let (ring, ring_seen) = oneshot::channel();
+            let (attached, attached_seen) = watch::channel(Vec::new());
+            let heard = probing::FromPrograms { ring: ring_seen, attached: attached_seen };
+            let options = probing::Options { sources, rate: config.traffic.probe.rate };
+            let handle = probing::spawn(options, heard, events.clone(), Arc::clone(metrics));
+            (Some(handle), Some(programs::ForProbing { ring, attached }))
+        }
+        Err(error) => {
+            let off = ProberState::Off(error.to_string());
+            events.send(Event::Prober(off)).await.context("the control loop is gone")?;
+            (None, None)
+        }
+    };
+    let programs = programs::spawn(options, found, events.clone(), Arc::clone(book), Arc::clone(metrics), for_probing);
+    Ok((Some(programs), probing))
 }
 
 /// Each entry costs 120 bytes on each CPU: as many as 64 MiB hold, within bounds.

@@ -16,5 +16,7 @@ pub mod kubernetes;
 pub mod manifests;
 pub mod metrics;
 pub mod netlink;
+pub mod probe;
+pub mod probing;
 pub mod programs;
 pub mod telemetry;

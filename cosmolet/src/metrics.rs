@@ -9,6 +9,7 @@ mod vips;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::Counter;
@@ -19,6 +20,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::book::Book;
+use crate::engine::event::{ProbeOutcome, ProbePurpose};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TransitionLabels {
@@ -38,6 +40,12 @@ struct OutcomeLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProbeLabels {
+    purpose: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabels {
     kind: &'static str,
 }
@@ -53,6 +61,8 @@ pub struct Metrics {
     turn: Histogram,
     sampling: Histogram,
     odd: Family<KindLabels, Gauge<u64, AtomicU64>>,
+    probes: Family<ProbeLabels, Counter>,
+    probe_latency: Histogram,
 }
 
 impl Metrics {
@@ -69,6 +79,8 @@ impl Metrics {
             turn: seconds(),
             sampling: seconds(),
             odd: Family::default(),
+            probes: Family::default(),
+            probe_latency: Histogram::new(exponential_buckets(0.000_02, 2.0, 16)),
         };
         let registry = &mut metrics.registry;
         registry.register_collector(Box::new(vips::Vips::new(Arc::clone(&book))));
@@ -91,6 +103,13 @@ impl Metrics {
             metrics.sampling.clone(),
         );
         registry.register("odd_packets", "Packets on the uplinks that no VIP counts, by kind", metrics.odd.clone());
+        registry.register("probes", "Wire-true probes, by purpose and outcome", metrics.probes.clone());
+        registry.register_with_unit(
+            "probe_latency",
+            "From a probe's SYN to its answer",
+            Unit::Seconds,
+            metrics.probe_latency.clone(),
+        );
         registry.register("build", "This daemon", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
         metrics
     }
@@ -133,6 +152,14 @@ impl Metrics {
     /// Tells how long one reading of the counters took, in seconds.
     pub fn sampling(&self, seconds: f64) {
         self.sampling.observe(seconds);
+    }
+
+    /// Counts a probe, with the time to its answer where one came.
+    pub fn probe(&self, purpose: ProbePurpose, outcome: ProbeOutcome, latency: Option<Duration>) {
+        self.probes.get_or_create(&ProbeLabels { purpose: purpose.as_str(), outcome: outcome.as_str() }).inc();
+        if let Some(latency) = latency {
+            self.probe_latency.observe(latency.as_secs_f64());
+        }
     }
 
     /// Tells the sum of one kind of packets that no VIP counts.

@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
 use crate::book::Book;
-use crate::ebpf::{Error, Options, Programs};
+use crate::ebpf::{CaughtRing, Error, Options, Programs};
 use crate::engine::event::Event;
 use crate::engine::observed::ProgramsState;
 use crate::engine::plan::{Applied, Outcome, Step};
@@ -24,6 +24,14 @@ const TICK: Duration = Duration::from_secs(1);
 struct Request {
     steps: Vec<Step>,
     reply: oneshot::Sender<Vec<Applied>>,
+}
+
+/// What probing needs to know of the programs.
+pub struct ForProbing {
+    /// Gets what the egress programs catch, once they are loaded; dropped where they never will be.
+    pub ring: oneshot::Sender<CaughtRing>,
+    /// The uplinks, while every one of them has the programs; else none: a probe's answer might leave the node.
+    pub attached: watch::Sender<Vec<Uplink>>,
 }
 
 /// The daemon's end of the task.
@@ -62,9 +70,10 @@ pub fn spawn(
     events: mpsc::Sender<Event>,
     book: Arc<Book>,
     metrics: Arc<Metrics>,
+    probing: Option<ForProbing>,
 ) -> ProgramsHandle {
     let (requests, inbox) = mpsc::channel(4);
-    tokio::spawn(run(options, uplinks, events, book, metrics, inbox));
+    tokio::spawn(run(options, uplinks, events, book, metrics, probing, inbox));
     ProgramsHandle { requests }
 }
 
@@ -74,9 +83,10 @@ async fn run(
     events: mpsc::Sender<Event>,
     book: Arc<Book>,
     metrics: Arc<Metrics>,
+    probing: Option<ForProbing>,
     mut inbox: mpsc::Receiver<Request>,
 ) {
-    let programs = match Programs::load(&options) {
+    let mut programs = match Programs::load(&options) {
         Ok(programs) => programs,
         Err(error) => {
             let reason = chain(&error);
@@ -85,8 +95,12 @@ async fn run(
             return;
         }
     };
-    let mut task =
-        Task { programs, uplinks, events, book, metrics, told: None, failing: false, read_at: Instant::now() };
+    let attached = probing.and_then(|probing| {
+        programs.take_caught().map(|ring| drop(probing.ring.send(ring)))?;
+        Some(probing.attached)
+    });
+    let (told, failing, read_at) = (None, false, Instant::now());
+    let mut task = Task { programs, uplinks, events, book, metrics, attached, told, failing, read_at };
     task.attach().await;
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -121,6 +135,7 @@ struct Task {
     events: mpsc::Sender<Event>,
     book: Arc<Book>,
     metrics: Arc<Metrics>,
+    attached: Option<watch::Sender<Vec<Uplink>>>,
     told: Option<ProgramsState>,
     failing: bool,
     read_at: Instant,
@@ -143,6 +158,11 @@ impl Task {
             }
         }
         self.failing = failure.is_some();
+        if let Some(attached) = &self.attached {
+            let all = if self.failing { Vec::new() } else { wanted };
+            // Told even where nothing has changed: the first time says that probing may begin or not.
+            attached.send_replace(all);
+        }
         let state = if running.is_empty() {
             let none = || "no uplink is known: neither a default route nor a route to a BGP peer".to_owned();
             ProgramsState::Off(failure.unwrap_or_else(none))

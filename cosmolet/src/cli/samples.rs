@@ -30,6 +30,8 @@ pub(super) fn healthy() -> Status {
             mode: "observe".to_owned(),
             interfaces: vec!["uplink".to_owned()],
             control_plane_alone: None,
+            probes: "running".to_owned(),
+            no_probes: None,
         },
         kubernetes: Vec::new(),
         services: 2,
@@ -71,6 +73,8 @@ fn row(vip: &str, state: &str, service: &str, health: &str) -> VipRow {
         reason: None,
         suspicion: None,
         ejections: 0,
+        probe: None,
+        proven: false,
     };
     VipRow {
         vip: vip.to_owned(),

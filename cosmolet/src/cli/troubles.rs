@@ -23,6 +23,10 @@ pub fn troubles(status: &Status) -> Vec<String> {
     troubles.extend(
         failing_functions.map(|(one, error)| format!("kubernetes.{}: {error}; all else goes on", one.function)),
     );
+    if status.traffic.control_plane_alone.is_none() && status.uptime_seconds > PATIENCE {
+        let unprobed = status.traffic.no_probes.iter();
+        troubles.extend(unprobed.map(|reason| format!("probes: none are sent, no VIP waits for one: {reason}")));
+    }
     let files = status.manifest_problems.iter();
     troubles.extend(capped(files.map(|bad| format!("manifests: {}: {}", bad.file, bad.problem)), "files"));
     let addresses = status.unusable_addresses.iter();

@@ -8,7 +8,7 @@ use serde_yaml_ng::{Mapping, Value};
 
 use super::keys::{KEYS, rule_of};
 use super::raw::{CordonName, FormatName, LevelName, ModeName, OnExitName, Raw, SourceName, TrafficModeName, TypeName};
-use super::{Bgp, Config, Logging, Loopback, OnExit, Services, Source, Traffic};
+use super::{Bgp, Config, Logging, Loopback, OnExit, Probe, Services, Source, Traffic};
 use crate::engine::rules::VipRules;
 use crate::engine::service::VipKind;
 use crate::engine::traffic::TrafficMode;
@@ -274,7 +274,35 @@ fn traffic(raw: &Raw) -> Result<Traffic, ConfigError> {
             TrafficModeName::Enforce => TrafficMode::Enforce,
         },
         interfaces: interfaces.collect::<Result<_, _>>()?,
+        prove: match raw.traffic.prove_seconds {
+            0 => None,
+            seconds @ 1..=600 => Some(Duration::from_secs(seconds)),
+            other => return Err(broken("traffic.prove_seconds", other)),
+        },
+        probe: probe(raw)?,
     })
+}
+
+fn probe(raw: &Raw) -> Result<Probe, ConfigError> {
+    const SOURCES: &str = "traffic.probe_sources";
+    let sources = prefixes(SOURCES, &raw.traffic.probe_sources)?;
+    for (index, source) in sources.iter().enumerate() {
+        let lengths = if source.addr().is_ipv4() { 8..=30 } else { 32..=64 };
+        let same = |other: &IpNet| other.addr().is_ipv4() == source.addr().is_ipv4();
+        if !lengths.contains(&source.prefix_len()) || sources.iter().take(index).any(same) {
+            return Err(rule(&format!("{SOURCES}[{index}]"), source, rule_of(SOURCES)));
+        }
+    }
+    let rate = raw.traffic.probe_rate;
+    if !(1..=10_000).contains(&rate) {
+        return Err(broken("traffic.probe_rate", rate));
+    }
+    let round = match raw.traffic.probe_round_seconds {
+        0 => None,
+        seconds @ 5..=3600 => Some(Duration::from_secs(seconds)),
+        other => return Err(broken("traffic.probe_round_seconds", other)),
+    };
+    Ok(Probe { sources, rate, round })
 }
 
 const fn logging(raw: &Raw) -> Logging {

@@ -102,6 +102,10 @@ pub(super) struct RawFrr {
 pub(super) struct RawTraffic {
     pub(super) mode: TrafficModeName,
     pub(super) interfaces: Vec<String>,
+    pub(super) prove_seconds: u64,
+    pub(super) probe_sources: Vec<String>,
+    pub(super) probe_rate: u32,
+    pub(super) probe_round_seconds: u64,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -18,7 +18,10 @@ fn an_empty_file_gives_the_defaults() {
     assert_eq!(config.loopback, Loopback { interface: "lo".into(), lease: Some(Duration::from_secs(120)) });
     assert_eq!(config.bgp, Bgp { enabled: true, asn: None, mode: None, on_exit: OnExit::Keep });
     assert_eq!(config.frr_sockets, Path::new("/var/run/frr"));
-    assert_eq!(config.traffic, Traffic { mode: TrafficMode::Observe, interfaces: Vec::new() });
+    let sources = ["198.18.94.0/24", "2001:2:0:c05e::/64"].map(|text| text.parse().unwrap()).to_vec();
+    let probe = Probe { sources, rate: 1000, round: Some(Duration::from_secs(30)) };
+    let prove = Some(Duration::from_secs(10));
+    assert_eq!(config.traffic, Traffic { mode: TrafficMode::Observe, interfaces: Vec::new(), prove, probe });
     assert_eq!(config.http_listen.to_string(), "127.0.0.1:9470");
     assert!(!config.logging.json && config.kubernetes.events);
     assert!(!parsed("services: {manifests: /x}").unwrap().kubernetes.events);
@@ -178,4 +181,21 @@ frr:
     assert_eq!(config.warnings.len(), 2);
     assert!(config.warnings[0].contains("loop_interval_seconds: 30"));
     assert!(config.warnings[1].contains("frr.config_path: \"/etc/frr/frr.conf\""));
+}
+
+#[test]
+fn sources_of_probes_are_one_prefix_of_each_family() {
+    let parse = |value: &str| Config::parse(&format!("traffic: {{probe_sources: {value}}}"), |_| None, "n1");
+    assert_eq!(parse("[]").unwrap().traffic.probe.sources, []);
+    assert_eq!(parse("['192.0.2.0/30']").unwrap().traffic.probe.sources.len(), 1);
+    for (value, wrong) in [
+        ("['192.0.2.1']", "sources[0]"),
+        ("['0.0.0.0/0']", "sources[0]"),
+        ("['2001:2::/96']", "sources[0]"),
+        ("['192.0.2.0/24', '198.18.0.0/15']", "sources[1]"),
+        ("[nonsense]", "sources[0]"),
+    ] {
+        let error = parse(value).unwrap_err().to_string();
+        assert!(error.contains("traffic.probe_") && error.contains(wrong), "{value}: {error}");
+    }
 }

@@ -23,6 +23,7 @@ use crate::engine::{Engine, Transition};
 use crate::frr::FrrHandle;
 use crate::kubernetes::events::{Announcement, Announcer};
 use crate::metrics::Metrics;
+use crate::probing::ProbingHandle;
 
 /// Events taken in one turn at most.
 const BATCH: usize = 256;
@@ -41,6 +42,7 @@ pub(super) struct Surroundings {
     pub(super) peers: watch::Sender<Vec<PeerView>>,
     /// Where Kubernetes is told, if it is.
     pub(super) announcer: Option<Announcer>,
+    pub(super) probing: Option<ProbingHandle>,
 }
 
 type Flight = Pin<Box<dyn Future<Output = (Applier, Vec<Applied>)> + Send>>;
@@ -162,6 +164,11 @@ impl Control {
         {
             self.flight = None;
             self.landed(applier, applied);
+        }
+        if let Some(probing) = &self.around.probing
+            && self.engine.wants_probes()
+        {
+            probing.ask(|limit| self.engine.take_probes(limit));
         }
         self.announce_some();
         self.tell();

@@ -25,6 +25,9 @@ use crate::engine::event::{TrafficCounts, TrafficSample};
 pub use crate::engine::types::Uplink;
 use crate::engine::types::{Port, Vip};
 
+/// A ring of [`Caught`](cosmolet_common::probe::Caught).
+pub type CaughtRing = RingBuf<MapData>;
+
 /// The loaded programs. Dropping them detaches them.
 pub struct Programs {
     ebpf: Ebpf,
@@ -32,7 +35,7 @@ pub struct Programs {
     attached: BTreeMap<u32, attach::Attached>,
     vips: vips::Vips,
     counters: counters::Counters,
-    caught: Option<RingBuf<MapData>>,
+    caught: Option<CaughtRing>,
     log: Option<log::Forwarder>,
 }
 
@@ -118,9 +121,9 @@ impl Programs {
         self.counters.oddities()
     }
 
-    /// What was about to leave the node to or from a probe's source: a ring of [`Caught`](cosmolet_common::probe::Caught).
+    /// What was about to leave the node to or from a probe's source: a ring.
     /// There is one, for whoever asks first.
-    pub const fn take_caught(&mut self) -> Option<RingBuf<MapData>> {
+    pub const fn take_caught(&mut self) -> Option<CaughtRing> {
         self.caught.take()
     }
 

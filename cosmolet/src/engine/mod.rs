@@ -30,6 +30,8 @@ mod vip;
 pub use engine::{Engine, Settings, Transition};
 
 #[cfg(test)]
+mod probes_tests;
+#[cfg(test)]
 mod property_tests;
 #[cfg(test)]
 mod scenario_tests;

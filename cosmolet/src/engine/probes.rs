@@ -118,7 +118,7 @@ impl Engine {
         let Some(entry) = self.vips.get_mut(&report.vip) else { return };
         let (mut ended, mut doubtful) = (false, false);
         for claim in entry.claims.iter_mut().filter(|claim| claim.ports.contains(&report.port)) {
-            ended |= claim.proof.record(report.outcome, now);
+            ended |= claim.proof.record(report.port, report.outcome, now);
             doubtful |= claim.proof.doubtful();
         }
         self.changed.insert(report.vip);

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::event::ProbeOutcome;
-use super::types::Timestamp;
+use super::types::{Port, Timestamp};
 
 /// Probes in a row that must fail before their failing means anything.
 const CONVINCING: u32 = 3;
@@ -31,12 +31,18 @@ pub enum Prove {
 pub struct Proof {
     wait: Wait,
     last: Option<(Timestamp, ProbeOutcome)>,
-    /// When a probe last passed with the endpoints as they are.
-    passed_at: Option<Timestamp>,
-    /// How many in a row have failed since; a lost one counts for nothing.
-    failures: u32,
+    /// The ports through which a probe has passed with the endpoints as they are: only these can fail.
+    ports: Vec<(Port, Passed)>,
     /// It has waited in vain and no probe has ever passed: something refuses probes, and to wait again would be in vain.
     vain: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Passed {
+    /// When a probe last did.
+    at: Timestamp,
+    /// How many in a row have failed since; a lost one counts for nothing.
+    failures: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,7 +61,7 @@ pub struct ProofStatus {
     pub last: Option<(Timestamp, ProbeOutcome)>,
     /// A probe has passed with the endpoints as they are.
     pub proven: bool,
-    /// How many in a row have failed since.
+    /// How many in a row have failed since, of the worst port.
     pub failures: u32,
 }
 
@@ -79,9 +85,8 @@ impl Proof {
     }
 
     /// The endpoints have changed: what passed before proves nothing of these.
-    pub const fn renew(&mut self) {
-        self.passed_at = None;
-        self.failures = 0;
+    pub fn renew(&mut self) {
+        self.ports.clear();
     }
 
     /// A probe is wanted by now; the next one is due later.
@@ -97,20 +102,26 @@ impl Proof {
     }
 
     /// Takes an outcome. Returns true where the wait has ended.
-    pub const fn record(&mut self, outcome: ProbeOutcome, now: Timestamp) -> bool {
+    pub fn record(&mut self, port: Port, outcome: ProbeOutcome, now: Timestamp) -> bool {
         self.last = Some((now, outcome));
         let waited = self.waits();
-        match outcome {
-            ProbeOutcome::Passed => {
-                self.passed_at = Some(now);
-                self.failures = 0;
+        let known = self.ports.iter_mut().find(|(known, _)| *known == port);
+        match (outcome, known) {
+            (ProbeOutcome::Passed, known) => {
+                let passed = Passed { at: now, failures: 0 };
+                match known {
+                    Some((_, known)) => *known = passed,
+                    None => self.ports.push((port, passed)),
+                }
                 self.vain = false;
                 self.wait = Wait::No;
             }
-            ProbeOutcome::RefusedByBackend | ProbeOutcome::RefusedByHost | ProbeOutcome::Silent => {
-                self.failures = self.failures.saturating_add(1);
-            }
-            ProbeOutcome::Lost => self.wait = Wait::No,
+            (
+                ProbeOutcome::RefusedByBackend | ProbeOutcome::RefusedByHost | ProbeOutcome::Silent,
+                Some((_, passed)),
+            ) => passed.failures = passed.failures.saturating_add(1),
+            (ProbeOutcome::RefusedByBackend | ProbeOutcome::RefusedByHost | ProbeOutcome::Silent, None) => {}
+            (ProbeOutcome::Lost, _) => self.wait = Wait::No,
         }
         waited && !self.waits()
     }
@@ -119,7 +130,7 @@ impl Proof {
     pub fn tick(&mut self, now: Timestamp, limit: Option<Duration>) -> bool {
         match (self.wait, limit) {
             (Wait::Since(since, ..), Some(limit)) if now.since(since) >= limit => {
-                self.vain = self.passed_at.is_none();
+                self.vain = self.ports.is_empty();
                 self.wait = Wait::No;
                 true
             }
@@ -142,33 +153,37 @@ impl Proof {
         matches!(self.wait, Wait::Since(since, ..) if now.since(since) >= limit)
     }
 
-    /// The last three probes have failed, of endpoints with which one had passed before.
+    /// The last three probes of a port have failed, of endpoints with which one had passed before.
     #[must_use]
-    pub const fn convinces(&self) -> bool {
-        self.passed_at.is_some() && self.failures >= CONVINCING
+    pub fn convinces(&self) -> bool {
+        self.worst() >= CONVINCING
     }
 
     /// Some of the last probes have failed, too few to mean anything yet.
     #[must_use]
-    pub const fn doubtful(&self) -> bool {
-        self.passed_at.is_some() && self.failures > 0 && self.failures < CONVINCING
+    pub fn doubtful(&self) -> bool {
+        (1..CONVINCING).contains(&self.worst())
     }
 
     /// A probe has passed with the endpoints as they are: only then does one that fails mean anything.
     #[must_use]
     pub const fn proven(&self) -> bool {
-        self.passed_at.is_some()
+        !self.ports.is_empty()
     }
 
-    /// The last probe passed, at this time.
+    /// The last probe of each port that ever passed has passed, one of them since then.
     #[must_use]
     pub fn passed_since(&self, since: Timestamp) -> bool {
-        self.failures == 0 && self.passed_at.is_some_and(|at| at >= since)
+        self.worst() == 0 && self.ports.iter().any(|(_, passed)| passed.at >= since)
+    }
+
+    fn worst(&self) -> u32 {
+        self.ports.iter().map(|(_, passed)| passed.failures).max().unwrap_or(0)
     }
 
     /// For the status.
     #[must_use]
-    pub const fn status(&self) -> ProofStatus {
-        ProofStatus { last: self.last, proven: self.passed_at.is_some(), failures: self.failures }
+    pub fn status(&self) -> ProofStatus {
+        ProofStatus { last: self.last, proven: self.proven(), failures: self.worst() }
     }
 }

@@ -4,6 +4,7 @@ use super::engine::Engine;
 use super::event::SourceState;
 use super::intent::{Decision, VipHealth, WithdrawReason};
 use super::observed::{BgpState, Owner, RibState};
+use super::proof::ProofStatus;
 use super::service::VipKind;
 use super::types::{Mode, Port, ServiceKey, Timestamp, Vip};
 use super::vip::VipEntry;
@@ -84,6 +85,8 @@ pub struct ClaimStatus {
     pub health: VipHealth,
     /// How often in a row its traffic has convicted it.
     pub ejections: u32,
+    /// What wire-true probes have shown.
+    pub proof: ProofStatus,
 }
 
 impl Engine {
@@ -156,6 +159,7 @@ impl Engine {
                 ports: claim.ports.clone(),
                 health: if self.node.is_some() { claim.health() } else { VipHealth::Unknown },
                 ejections: claim.traffic.ejections(),
+                proof: claim.proof.status(),
             })
             .collect()
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::book::{Book, PortTraffic, Row, Summary, Told};
 use crate::engine::event::TrafficCounts;
 use crate::engine::intent::{Decision, VipHealth};
-use crate::engine::observed::{BgpState, Owner, ProgramsState};
+use crate::engine::observed::{BgpState, Owner, ProberState, ProgramsState};
 use crate::engine::status::{ClaimStatus, VipStatus};
 use crate::engine::types::{Port, Timestamp, Vip};
 use crate::engine::{Transition, event::SourceState};
@@ -116,6 +116,10 @@ pub struct TrafficStatus {
     pub interfaces: Vec<String>,
     /// Why no traffic is counted: the control plane decides alone.
     pub control_plane_alone: Option<String>,
+    /// Wire-true probes: `starting`, `running` or `off`.
+    pub probes: String,
+    /// Why no probe can be sent.
+    pub no_probes: Option<String>,
 }
 
 /// One VIP.
@@ -179,6 +183,10 @@ pub struct ServiceRow {
     pub suspicion: Option<String>,
     /// How often in a row its traffic has convicted it.
     pub ejections: u32,
+    /// The outcome of the last wire-true probe.
+    pub probe: Option<String>,
+    /// A probe has passed with the endpoints as they are.
+    pub proven: bool,
 }
 
 /// What was counted for one port since the daemon's start.
@@ -360,7 +368,17 @@ fn traffic(summary: &Summary) -> TrafficStatus {
         ProgramsState::Running(interfaces) => (interfaces.clone(), None),
         ProgramsState::Off(reason) => (Vec::new(), Some(reason.clone())),
     };
-    TrafficStatus { mode: summary.traffic_mode.as_str().to_owned(), interfaces, control_plane_alone }
+    let no_probes = match &summary.prober {
+        ProberState::Off(reason) => Some(reason.clone()),
+        ProberState::Starting | ProberState::Running => None,
+    };
+    TrafficStatus {
+        mode: summary.traffic_mode.as_str().to_owned(),
+        interfaces,
+        control_plane_alone,
+        probes: summary.prober.as_str().to_owned(),
+        no_probes,
+    }
 }
 
 fn owner(owner: Owner) -> String {
@@ -404,6 +422,8 @@ fn service_row(claim: &ClaimStatus) -> ServiceRow {
         kind: claim.kind.as_str().to_owned(),
         health: claim.health.as_str().to_owned(),
         ejections: claim.ejections,
+        probe: claim.proof.last.map(|(_, outcome)| outcome.as_str().to_owned()),
+        proven: claim.proof.proven,
     }
 }
 

@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 use crate::book::{Book, Summary};
-use crate::engine::observed::{BgpState, ProgramsState};
+use crate::engine::observed::{BgpState, ProberState, ProgramsState};
 
 #[derive(Debug)]
 pub(super) struct Components {
@@ -84,7 +84,16 @@ fn parts(summary: &Summary) -> Vec<(&'static str, &'static str, Option<String>)>
         ProgramsState::Off(reason) => ("off", Some(reason.clone())),
         ProgramsState::Running(_) => ("running", None),
     };
-    let mut parts = vec![("source", summary.source.as_str(), source), ("frr", bgp, fault), ("programs", programs, off)];
+    let unprobed = match &summary.prober {
+        ProberState::Off(reason) => Some(reason.clone()),
+        ProberState::Starting | ProberState::Running => None,
+    };
+    let mut parts = vec![
+        ("source", summary.source.as_str(), source),
+        ("frr", bgp, fault),
+        ("programs", programs, off),
+        ("prober", summary.prober.as_str(), unprobed),
+    ];
     parts.extend(summary.told.iter().map(|(function, told)| (*function, told.state, told.error.clone())));
     parts
 }

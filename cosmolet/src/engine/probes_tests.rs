@@ -1,0 +1,221 @@
+//! Stories of proofs: who waits, for how long, and what ends it.
+
+use std::time::Duration;
+
+use super::event::{Event, ProbeOutcome, ProbePurpose, ProbeReport, ProbeRequest, SourceState};
+use super::intent::{Decision, WithdrawReason};
+use super::observed::{BgpState, KernelEvent, KernelState, LoopbackAddress, Owner, ProberState};
+use super::proof::{Proof, Prove};
+use super::service::{
+    EndpointCondition, EndpointScope, Endpoints, LocalEndpoint, NodeView, ServiceView, Terminating, VipClaim, VipKind,
+};
+use super::types::{ObjectKey, PerFamily, Port, Protocol, Timestamp, Vip};
+use super::{Engine, Settings};
+
+const PORT: Port = Port { protocol: Protocol::Tcp, number: 80 };
+const WAITS: Option<Decision> = Some(Decision::Withdraw(WithdrawReason::Proving));
+const UP: Option<Decision> = Some(Decision::Advertise);
+
+fn vip() -> Vip {
+    Vip::new([10, 50, 0, 1].into())
+}
+
+struct Story {
+    engine: Engine,
+    now: Timestamp,
+}
+
+impl Story {
+    fn new(prober: ProberState, kernel: KernelState) -> Self {
+        let round = Some(Duration::from_secs(30));
+        let settings = Settings { prove: Some(Duration::from_secs(10)), probe_round: round, ..Settings::default() };
+        let mut story = Self { engine: Engine::new(settings), now: Timestamp::from_start(Duration::from_secs(1)) };
+        story.tell(Event::Prober(prober));
+        story.tell(Event::Kernel(KernelEvent::Dump(kernel)));
+        story.tell(Event::Bgp(BgpState::Disabled));
+        story.tell(Event::Node(NodeView::default()));
+        story
+    }
+
+    /// A prober runs, and everything was delivered.
+    fn synced() -> Self {
+        let mut story = Self::new(ProberState::Running, KernelState::default());
+        story.tell(Event::Source(SourceState::Synced));
+        story
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.engine.handle(event, self.now);
+    }
+
+    /// `ready` endpoints, named by `generation`.
+    fn service(&mut self, prove: Prove, ready: usize, generation: &str, protocol: Protocol) {
+        let pod = |n| LocalEndpoint {
+            pod: Some(ObjectKey::new("d", &format!("{generation}{n}"))),
+            condition: EndpointCondition::Ready,
+        };
+        self.tell(Event::Service(Box::new(ServiceView {
+            key: ObjectKey::new("d", "web"),
+            vips: vec![VipClaim { vip: vip(), kind: VipKind::LoadBalancer, scope: EndpointScope::Local }],
+            refused: Vec::new(),
+            ports: vec![Port { protocol, number: 80 }],
+            terminating: Terminating::Serving,
+            prove,
+            endpoints: PerFamily {
+                v4: Endpoints { local: (0..ready).map(pod).collect(), ..Endpoints::default() },
+                v6: Endpoints::default(),
+            },
+        })));
+    }
+
+    fn wait(&mut self, milliseconds: u64) {
+        self.now = self.now.after(Duration::from_millis(milliseconds));
+        self.tell(Event::Tick);
+    }
+
+    fn report(&mut self, outcome: ProbeOutcome) {
+        self.tell(Event::Probe(vec![ProbeReport { vip: vip(), port: PORT, outcome, latency: None }]));
+    }
+
+    fn decision(&self) -> Option<Decision> {
+        self.engine.intent().find(|(of, _)| *of == vip()).map(|(_, decision)| decision)
+    }
+
+    fn probes(&mut self) -> Vec<ProbeRequest> {
+        self.engine.take_probes(10)
+    }
+}
+
+fn wish(purpose: ProbePurpose) -> Vec<ProbeRequest> {
+    vec![ProbeRequest { vip: vip(), ports: vec![PORT], purpose }]
+}
+
+#[test]
+fn it_waits_until_a_probe_passes() {
+    let mut story = Story::synced();
+    story.service(Prove::Wait, 1, "a", Protocol::Tcp);
+    assert_eq!(story.decision(), WAITS);
+    assert_eq!(story.probes(), wish(ProbePurpose::Proof), "the first probe goes at once");
+    assert_eq!(story.probes(), []);
+    story.report(ProbeOutcome::RefusedByHost);
+    assert_eq!(story.decision(), WAITS);
+    story.wait(20);
+    assert_eq!(story.probes(), wish(ProbePurpose::Proof), "the next one soon");
+    story.report(ProbeOutcome::Passed);
+    assert_eq!(story.decision(), UP);
+    // Nothing that is up is withdrawn for want of a proof.
+    story.report(ProbeOutcome::RefusedByHost);
+    story.service(Prove::Wait, 2, "b", Protocol::Tcp);
+    assert_eq!(story.decision(), UP);
+    // It waits again whenever it comes back.
+    story.service(Prove::Wait, 0, "b", Protocol::Tcp);
+    story.service(Prove::Wait, 1, "c", Protocol::Tcp);
+    assert_eq!(story.decision(), WAITS);
+}
+
+#[test]
+fn it_waits_for_a_limited_time_and_not_twice_in_vain() {
+    let mut story = Story::synced();
+    story.service(Prove::Wait, 1, "a", Protocol::Tcp);
+    for _ in 0..99 {
+        story.wait(100);
+        story.report(ProbeOutcome::Silent);
+        assert_eq!(story.decision(), WAITS);
+    }
+    story.wait(100);
+    assert_eq!(story.decision(), UP, "unproven");
+    story.service(Prove::Wait, 0, "a", Protocol::Tcp);
+    story.service(Prove::Wait, 1, "b", Protocol::Tcp);
+    assert_eq!(story.decision(), UP, "something refuses probes");
+    // Until one passes after all.
+    story.report(ProbeOutcome::Passed);
+    story.service(Prove::Wait, 0, "b", Protocol::Tcp);
+    story.service(Prove::Wait, 1, "c", Protocol::Tcp);
+    assert_eq!(story.decision(), WAITS);
+}
+
+#[test]
+fn required_waits_for_ever_and_never_does_not() {
+    let mut story = Story::synced();
+    story.service(Prove::Required, 1, "a", Protocol::Tcp);
+    for _ in 0..100 {
+        story.wait(1000);
+        story.report(ProbeOutcome::Silent);
+        assert_eq!(story.decision(), Some(Decision::Withdraw(WithdrawReason::Unproven)));
+    }
+    assert_eq!(story.probes(), wish(ProbePurpose::Proof), "it goes on trying");
+    story.report(ProbeOutcome::Passed);
+    assert_eq!(story.decision(), UP);
+    let mut story = Story::synced();
+    story.service(Prove::Never, 1, "a", Protocol::Tcp);
+    assert_eq!(story.decision(), UP);
+}
+
+#[test]
+fn nothing_waits_where_probes_are_lost_or_cannot_be_sent() {
+    for prove in [Prove::Wait, Prove::Required] {
+        let mut story = Story::synced();
+        story.service(prove, 1, "a", Protocol::Tcp);
+        story.report(ProbeOutcome::Lost);
+        assert_eq!(story.decision(), UP);
+        let mut story = Story::synced();
+        story.service(prove, 1, "a", Protocol::Tcp);
+        story.tell(Event::Prober(ProberState::Off("gone".to_owned())));
+        assert_eq!(story.decision(), UP);
+        let mut story = Story::new(ProberState::Off("too old".to_owned()), KernelState::default());
+        story.tell(Event::Source(SourceState::Synced));
+        story.service(prove, 1, "a", Protocol::Tcp);
+        assert_eq!(story.decision(), UP);
+        assert_eq!(story.probes(), []);
+        let mut story = Story::synced();
+        story.service(prove, 1, "a", Protocol::Udp);
+        assert_eq!(story.decision(), UP, "UDP is not probed");
+    }
+}
+
+#[test]
+fn what_was_adopted_never_waits() {
+    let held = LoopbackAddress { owner: Owner::Ours, valid_for: Some(Duration::from_secs(60)) };
+    let kernel = KernelState { loopback: [(vip(), held)].into(), ..KernelState::default() };
+    for prober in [ProberState::Starting, ProberState::Running] {
+        let mut story = Story::new(prober, kernel.clone());
+        story.service(Prove::Required, 1, "a", Protocol::Tcp);
+        story.tell(Event::Source(SourceState::Synced));
+        assert_eq!(story.decision(), UP);
+    }
+}
+
+#[test]
+fn idle_vips_are_probed_once_a_round_and_doubts_are_followed() {
+    let mut story = Story::synced();
+    story.service(Prove::Never, 1, "a", Protocol::Tcp);
+    story.wait(1000);
+    assert_eq!(story.probes(), wish(ProbePurpose::Round));
+    story.report(ProbeOutcome::Silent);
+    story.wait(600);
+    assert_eq!(story.probes(), [], "what never passed proves nothing by failing");
+    story.wait(1000);
+    assert_eq!(story.probes(), wish(ProbePurpose::Round));
+    story.report(ProbeOutcome::Passed);
+    story.report(ProbeOutcome::Silent);
+    story.wait(600);
+    assert_eq!(story.probes(), wish(ProbePurpose::Conviction));
+}
+
+#[test]
+fn three_failures_convince_once_one_has_passed_with_these_endpoints() {
+    let (now, mut proof) = (Timestamp::ZERO, Proof::default());
+    for _ in 0..9 {
+        proof.record(PORT, ProbeOutcome::Silent, now);
+        assert!(!proof.convinces() && !proof.doubtful());
+    }
+    proof.record(PORT, ProbeOutcome::Passed, now);
+    proof.record(PORT, ProbeOutcome::Silent, now);
+    proof.record(PORT, ProbeOutcome::Lost, now);
+    proof.record(PORT, ProbeOutcome::RefusedByHost, now);
+    assert!(!proof.convinces() && proof.doubtful());
+    proof.record(PORT, ProbeOutcome::RefusedByBackend, now);
+    assert!(proof.convinces());
+    proof.renew();
+    assert!(!proof.convinces() && !proof.proven());
+}
