@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use cosmolet::config::keys::KEYS;
 use cosmolet::config::{Config, OnExit, Source};
 use serde::Deserialize;
 use serde_yaml_ng::Value;
@@ -59,16 +60,43 @@ fn quick_the_charts_values_configure_the_daemon() -> Result<()> {
     check(&parsed(&serde_yaml_ng::to_string(&values["config"])?)?)
 }
 
+/// Keys that a pod's configuration has no use for, and why.
+const NOT_IN_THE_CHART: [(&str, &str); 2] =
+    [("node_name", "NODE_NAME tells it"), ("services.manifests", "a pod sees no directory of the node")];
+
 #[test]
-fn quick_the_charts_schema_knows_the_daemons_defaults() -> Result<()> {
+fn quick_the_chart_knows_every_key_of_the_daemon() -> Result<()> {
     let schema: serde_json::Value = serde_json::from_str(&read("charts/cosmolet/values.schema.json")?)?;
     let values: Value = serde_yaml_ng::from_str(&read("charts/cosmolet/values.yaml")?)?;
-    let sections = values["config"].as_mapping().context("no config in the values")?;
-    for (section, keys) in sections {
-        let section = section.as_str().context("a section without a name")?;
-        for key in keys.as_mapping().context("a section without keys")?.keys().filter_map(Value::as_str) {
-            let known = &schema["properties"]["config"]["properties"][section]["properties"][key];
-            ensure!(known.is_object(), "values.schema.json does not know config.{section}.{key}");
+    let left_out = |key: &str| NOT_IN_THE_CHART.iter().any(|(name, _)| *name == key);
+    for key in KEYS.iter().map(|key| key.name).filter(|key| !left_out(key)) {
+        let (mut known, mut valued) = (&schema["properties"]["config"], &values["config"]);
+        for part in key.split('.') {
+            ensure!(known["additionalProperties"] == false, "the schema takes anything beside config.{key}");
+            known = &known["properties"][part];
+            valued = &valued[part];
+        }
+        ensure!(known.is_object(), "values.schema.json does not know config.{key}");
+        ensure!(!valued.is_null(), "values.yaml does not show config.{key} with its default");
+    }
+    Ok(())
+}
+
+#[test]
+fn quick_the_charts_values_are_explained() -> Result<()> {
+    let values: Value = serde_yaml_ng::from_str(&read("charts/cosmolet/values.yaml")?)?;
+    let table = read("charts/cosmolet/README.md")?;
+    for (name, value) in values.as_mapping().context("no values")? {
+        let name = name.as_str().context("a value without a name")?;
+        let inner = value
+            .as_mapping()
+            .filter(|_| !["config", "resources", "nodeSelector", "updateStrategy", "seccompProfile"].contains(&name));
+        let names = inner.filter(|inner| !inner.is_empty()).map_or_else(
+            || vec![format!("`{name}`")],
+            |inner| inner.keys().filter_map(Value::as_str).map(|key| format!("{key}`")).collect(),
+        );
+        for shown in names {
+            ensure!(table.contains(&shown), "the chart's README does not explain {shown} of {name}");
         }
     }
     Ok(())

@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "in a program nothing is reachable: `pub` marks what a module offers to the others")]
 
 mod build_ebpf;
+mod deploy;
 mod dist;
 mod docs;
 mod fuzz;
@@ -52,6 +53,8 @@ enum Command {
     Docs,
     /// Build the release binary and pack it with charts, manifests and licence into target/dist.
     Dist(dist::Options),
+    /// Make the plain manifests in deploy/ from the chart.
+    Deploy(deploy::Options),
     /// Run a fuzz target (or list them).
     Fuzz(fuzz::Options),
 }
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::Docs => docs::run(),
         Command::Dist(options) => dist::run(&options),
+        Command::Deploy(options) => deploy::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
     };
     match outcome {
