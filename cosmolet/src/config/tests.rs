@@ -19,9 +19,9 @@ fn an_empty_file_gives_the_defaults() {
     assert_eq!(config.bgp, Bgp { enabled: true, asn: None, mode: None, on_exit: OnExit::Keep });
     assert_eq!(config.frr_sockets, Path::new("/var/run/frr"));
     let sources = ["198.18.94.0/24", "2001:2:0:c05e::/64"].map(|text| text.parse().unwrap()).to_vec();
-    let probe = Probe { sources, rate: 1000, round: Some(Duration::from_secs(30)) };
-    let prove = Some(Duration::from_secs(10));
-    assert_eq!(config.traffic, Traffic { mode: TrafficMode::Observe, interfaces: Vec::new(), prove, probe });
+    let probe = Probe { sources, rate: 1000, round: None };
+    let expected = Traffic { mode: TrafficMode::Observe, interfaces: Vec::new(), prove: None, probe };
+    assert_eq!(config.traffic, expected);
     assert_eq!(config.http_listen.to_string(), "127.0.0.1:9470");
     assert!(!config.logging.json && config.kubernetes.events);
     assert!(!parsed("services: {manifests: /x}").unwrap().kubernetes.events);
