@@ -61,8 +61,11 @@ fn quick_the_charts_values_configure_the_daemon() -> Result<()> {
 }
 
 /// Keys that a pod's configuration has no use for, and why.
-const NOT_IN_THE_CHART: [(&str, &str); 2] =
-    [("node_name", "NODE_NAME tells it"), ("services.manifests", "a pod sees no directory of the node")];
+const NOT_IN_THE_CHART: [(&str, &str); 3] = [
+    ("node_name", "NODE_NAME tells it"),
+    ("services.manifests", "a pod sees no directory of the node"),
+    ("kubernetes.namespace", "a pod's own namespace is the right one"),
+];
 
 #[test]
 fn quick_the_chart_knows_every_key_of_the_daemon() -> Result<()> {
