@@ -253,7 +253,7 @@ impl Task {
         limit: Duration,
     ) -> bool {
         let sent = Instant::now();
-        self.rate.spend();
+        self.rate.spend(Instant::now());
         match self.prober.send(path.0, to) {
             Ok(token) => {
                 let flight = Flight { target, purpose, path, sent, until: sent + limit };
@@ -396,10 +396,9 @@ impl Rate {
         (self.paid_until + self.pause).checked_sub(self.burst()).unwrap_or(self.paid_until)
     }
 
-    fn spend(&mut self) {
+    fn spend(&mut self, now: Instant) {
         self.sent += 1;
-        let floor = Instant::now();
-        self.paid_until = self.paid_until.max(floor) + self.pause;
+        self.paid_until = self.paid_until.max(now) + self.pause;
     }
 }
 
@@ -413,7 +412,7 @@ mod tests {
         let start = Instant::now();
         for _ in 0..BURST {
             assert!(rate.allowed(start) > 0);
-            rate.spend();
+            rate.spend(start);
         }
         assert_eq!(rate.allowed(start), 0);
         let later = start + Duration::from_millis(101);

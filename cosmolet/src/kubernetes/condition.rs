@@ -1,7 +1,7 @@
 //! The condition `CosmoletReady` of this node, for whoever looks at nodes.
 //!
 //! Owns the object's wording and the rhythm of its writes. Writes when the truth changes and every few minutes, never
-//! more often than [`PAUSE`]; touches no other condition, because the patch names this one alone.
+//! more often than `PAUSE`; touches no other condition, because the patch names this one alone.
 
 use std::time::Duration;
 

@@ -130,6 +130,9 @@ struct Pending {
 
 struct Ring(RingBuf<MapData>);
 
+/// What became of each uplink: probes can be sent by it, or why not.
+pub type Reconciled = Vec<(Uplink, Result<(), Error>)>;
+
 impl std::os::fd::AsRawFd for Ring {
     fn as_raw_fd(&self) -> i32 {
         self.0.as_raw_fd()
@@ -165,7 +168,7 @@ impl Prober {
     ///
     /// # Errors
     /// One for all: the interfaces cannot be read, or a host has an address of the sources.
-    pub fn reconcile(&mut self, uplinks: &[Uplink]) -> Result<Vec<(Uplink, Result<(), Error>)>, Error> {
+    pub fn reconcile(&mut self, uplinks: &[Uplink]) -> Result<Reconciled, Error> {
         let found = interface::read().map_err(Error::Interfaces)?;
         self.sources.check_interfaces(&found)?;
         let known = std::mem::take(&mut self.uplinks);
