@@ -35,7 +35,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// What the daemon reads.
 const RESOURCES: [&str; 4] = ["services", "endpointslices", "nodes", "pods"];
 
-/// Measures the share among this many Services; the first [`TURNS`] of them change.
+/// Measures the share among this many Services; the first `TURNS` of them change.
 pub fn share(services: u16, rounds: usize) -> Result<Vec<Figure>> {
     let mut proxy = None;
     let mut world = World::raise(|lab, node| {
