@@ -64,7 +64,8 @@ States: undecided (before everything was read once), pending, advertised, withdr
 advertised at all). TRAFFIC counts both directions since the daemon's start; RST are those that clients did not make.
 
 Exit codes: 0 all is as decided; 1 no daemon answers; 2 the command line is wrong; 3 it answers, but something is wrong:
-a VIP pending for more than 5 s, a BGP session down, Services not readable, traffic not counted.";
+a VIP pending for more than 5 s, a BGP session down, Services not readable, traffic not counted, an annotation
+that is ignored.";
 
 const AFTER_COMPLETION: &str = "\
 Examples:

@@ -94,6 +94,22 @@ logging: {level: debug, format: json}
 }
 
 #[test]
+fn quick_check_config_prints_every_key() -> Result<()> {
+    let keys = succeed(&["check-config", "--keys"])?;
+    for part in
+        ["bgp.asn: 0\n", "COSMOLET_BGP_ASN\n", "services.cordon: ignore\n", "must be 0 (for ever) or 3 to 86400"]
+    {
+        ensure!(keys.contains(part), "no {part:?} in:\n{keys}");
+    }
+    let table = succeed(&["check-config", "--keys=markdown"])?;
+    // A line for each key, under two of the table's head.
+    ensure!(keys.matches("COSMOLET_").count() == table.lines().count() - 2, "{table}");
+    let both = cosmolet(&["check-config", "--keys", "/x.yaml"], &[])?;
+    ensure!(both.status.code() == Some(2), "{both:?}");
+    Ok(())
+}
+
+#[test]
 fn quick_check_config_names_key_value_and_rule_of_what_is_wrong() -> Result<()> {
     for (config, parts) in [
         ("bpg: {}", vec!["bpg", "unknown field"]),

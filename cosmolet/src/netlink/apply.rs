@@ -41,7 +41,7 @@ impl Addresses {
     ///
     /// What is on the interface is read first, each time: so a lease is renewed and an address removed only if it is
     /// ours now, whoever was at it since the last observation. Once `stop` says so, what has not been begun is
-    /// [deferred](Outcome::Deferred); something always is begun.
+    /// [deferred](Outcome::Deferred); the first [`REQUESTS_PER_WRITE`](super::REQUESTS_PER_WRITE) always are begun.
     pub async fn apply(&mut self, steps: &[Step], stop: &(dyn Fn() -> bool + Sync)) -> Vec<Applied> {
         let steps: Vec<&Step> =
             steps.iter().filter(|step| matches!(step, Step::AddAddress(..) | Step::RemoveAddress(_))).collect();

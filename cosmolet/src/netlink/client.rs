@@ -14,7 +14,7 @@ use super::Error;
 
 /// Requests in one write. The kernel carries them out before the write returns, so this bounds how long a batch keeps
 /// its thread and the longest that a withdrawal waits for it: up to 40 ms at 10 000 addresses, far below 1 ms at 1000.
-const REQUESTS_PER_WRITE: usize = 128;
+pub const REQUESTS_PER_WRITE: usize = 128;
 /// The kernel fills at most 32 KiB of a dump into one datagram.
 const DATAGRAM: usize = 64 * 1024;
 /// The kernel answers before the write returns; longer than this means that the answer is lost.

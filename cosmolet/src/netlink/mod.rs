@@ -21,6 +21,7 @@ pub mod observe;
 pub mod uplinks;
 mod wire;
 
+pub use client::REQUESTS_PER_WRITE;
 pub use error::Error;
 
 /// The `IFA_PROTO` of our addresses, in decimal 197. The kernel itself uses 1 to 3 (`IFAPROT_KERNEL_LO`, `_RA` and

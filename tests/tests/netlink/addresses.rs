@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cosmolet::engine::plan::{Outcome, Step};
 use cosmolet::engine::types::Vip;
+use cosmolet::netlink::REQUESTS_PER_WRITE;
 use cosmolet::netlink::apply::Addresses;
 
 use crate::{LEASE, add, add_tagged, addresses_of, apply, in_namespace, ip, remove, tags, v4};
@@ -11,11 +12,11 @@ use crate::{LEASE, add, add_tagged, addresses_of, apply, in_namespace, ip, remov
 #[test]
 fn a_batch_that_is_stopped_leaves_the_rest_alone() {
     in_namespace(async || {
-        let steps: Vec<Step> = (1..=200).map(|index| Step::AddAddress(Vip::new(v4(index)), LEASE)).collect();
+        let steps: Vec<Step> = (1..=3 * REQUESTS_PER_WRITE).map(|index| Step::AddAddress(Vip::new(v4(index)), LEASE)).collect();
         let mut addresses = Addresses::new("lo", Vec::new());
         let applied = addresses.apply(&steps, &|| true).await;
         let begun = applied.iter().take_while(|one| one.outcome == Outcome::Done).count();
-        assert!((1..100).contains(&begun), "{begun} begun");
+        assert!((1..=REQUESTS_PER_WRITE).contains(&begun), "{begun} begun");
         assert!(applied[begun..].iter().all(|one| one.outcome == Outcome::Deferred), "{applied:?}");
         assert_eq!(tags().await.len(), begun, "what was deferred is not there");
         let applied = addresses.apply(&steps, &|| false).await;
