@@ -7,6 +7,7 @@ mod configuration;
 mod endpoints;
 mod frr_faults;
 mod frr_restarts;
+mod giving_way;
 mod loopback;
 mod operator;
 mod sudden_death;
