@@ -4,6 +4,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod counters;
+pub mod follow;
 pub mod handshake;
 pub mod key;
 pub mod packet;
