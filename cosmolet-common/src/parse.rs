@@ -161,38 +161,56 @@ fn locate_v4<S: Source + ?Sized>(source: &S, base: u32) -> Result<Ip, Parsed> {
     Ok(ip)
 }
 
-/// RFC 8200, 3 and 4; RFC 4302 for the length of an authentication header.
+/// RFC 8200, 3 and 4.
 #[inline(always)]
 fn locate_v6<S: Source + ?Sized>(source: &S, base: u32, extensions: u32) -> Result<Ip, Parsed> {
-    const HOP_BY_HOP: u8 = 0;
-    const ROUTING: u8 = 43;
-    const FRAGMENT: u8 = 44;
-    const AUTHENTICATION: u8 = 51;
-    const DESTINATION: u8 = 60;
-    const MOBILITY: u8 = 135;
-
     let header = source.words::<10>(base).ok_or(Parsed::TruncatedHeader)?;
     if u32::from_be(header[0]) >> 28 != 6 {
         return Err(Parsed::Unparsable);
     }
     let mut ip = Ip::v6(header, base);
-    for _ in 0..=extensions {
-        let kind = ip.protocol;
-        if !matches!(kind, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY) {
+    // The verifier, where it lacks CAP_PERFMON, also walks past the end of a loop, as a processor may by mistake, and
+    // comes to an end there only if the number itself is compared, which is what 64 bits make of it.
+    let mut left = extensions as u64 + 1;
+    while left > 0 {
+        left -= 1;
+        if !is_extension(ip.protocol) {
             return Ok(ip);
         }
-        let [first, _] = source.words::<2>(ip.transport).ok_or(Parsed::Truncated(ip.addresses))?;
-        let first = u32::from_be(first);
-        let length = first >> 16 & 0xff;
-        ip.protocol = (first >> 24) as u8;
-        ip.transport += match kind {
-            FRAGMENT if first & 0xfff8 != 0 => return Err(Parsed::Fragment(ip.addresses)),
-            FRAGMENT => 8,
-            AUTHENTICATION => (length + 2) * 4,
-            _ => (length + 1) * 8,
-        };
+        skip_extension(source, &mut ip)?;
     }
     Err(Parsed::Unparsable)
+}
+
+/// RFC 8200, 4; RFC 4302 for an authentication header's length, RFC 6275 for mobility.
+mod extension {
+    pub(super) const HOP_BY_HOP: u8 = 0;
+    pub(super) const ROUTING: u8 = 43;
+    pub(super) const FRAGMENT: u8 = 44;
+    pub(super) const AUTHENTICATION: u8 = 51;
+    pub(super) const DESTINATION: u8 = 60;
+    pub(super) const MOBILITY: u8 = 135;
+}
+
+#[inline(always)]
+const fn is_extension(kind: u8) -> bool {
+    use extension::{AUTHENTICATION, DESTINATION, FRAGMENT, HOP_BY_HOP, MOBILITY, ROUTING};
+    matches!(kind, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY)
+}
+
+#[inline(always)]
+fn skip_extension<S: Source + ?Sized>(source: &S, ip: &mut Ip) -> Result<(), Parsed> {
+    let [first, _] = source.words::<2>(ip.transport).ok_or(Parsed::Truncated(ip.addresses))?;
+    let first = u32::from_be(first);
+    let length = first >> 16 & 0xff;
+    ip.transport += match ip.protocol {
+        extension::FRAGMENT if first & 0xfff8 != 0 => return Err(Parsed::Fragment(ip.addresses)),
+        extension::FRAGMENT => 8,
+        extension::AUTHENTICATION => (length + 2) * 4,
+        _ => (length + 1) * 8,
+    };
+    ip.protocol = (first >> 24) as u8;
+    Ok(())
 }
 
 /// TCP: RFC 9293, 3.1; UDP: RFC 768; SCTP: RFC 9260, 3.1.
