@@ -35,6 +35,14 @@ pub struct Counters {
     pub fragments: u64,
     /// Packets in either direction that end before their ports. Only under the whole VIP.
     pub truncated: u64,
+    /// ICMP unreachable to clients that came from another interface, "fragmentation needed" apart.
+    pub unreachable_backend: u64,
+    /// SYN that repeat a followed one which was not answered.
+    pub syn_retransmitted: u64,
+    /// RST from clients that no handshake waits for: it was complete.
+    pub rst_after_data_client: u64,
+    /// RST to clients that came from another interface and answer no SYN.
+    pub rst_after_data_backend: u64,
 }
 
 /// Packets that no VIP's counters can hold, on one CPU. They only grow.
@@ -48,6 +56,8 @@ pub struct Oddities {
     pub unparsable: u64,
     /// Fragments after the first that belong to no VIP.
     pub fragments: u64,
+    /// SYN that found no place among the followed handshakes, or lost it to another CPU.
+    pub unfollowed: u64,
 }
 
 macro_rules! arithmetic {
@@ -84,14 +94,23 @@ arithmetic!(Counters {
     unreachable_host,
     fragments,
     truncated,
+    unreachable_backend,
+    syn_retransmitted,
+    rst_after_data_client,
+    rst_after_data_backend,
 });
-arithmetic!(Oddities { truncated, unparsable, fragments });
+arithmetic!(Oddities { truncated, unparsable, fragments, unfollowed });
 
 impl Oddities {
     /// The sums with the words that metrics use.
     #[must_use]
-    pub const fn by_kind(&self) -> [(&'static str, u64); 3] {
-        [("truncated", self.truncated), ("unparsable", self.unparsable), ("fragment", self.fragments)]
+    pub const fn by_kind(&self) -> [(&'static str, u64); 4] {
+        [
+            ("truncated", self.truncated),
+            ("unparsable", self.unparsable),
+            ("fragment", self.fragments),
+            ("unfollowed", self.unfollowed),
+        ]
     }
 }
 
@@ -101,8 +120,8 @@ mod tests {
 
     #[test]
     fn layouts_have_no_padding() {
-        assert_eq!(size_of::<Counters>(), 15 * 8);
-        assert_eq!(size_of::<Oddities>(), 3 * 8);
+        assert_eq!(size_of::<Counters>(), 19 * 8);
+        assert_eq!(size_of::<Oddities>(), 4 * 8);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! What is counted.
 
 use aya_log_ebpf_macros::{debug, trace};
+use cosmolet_common::follow::{self, Asked, Flow};
+use cosmolet_common::handshake::UNANSWERED;
 use cosmolet_common::packet::{flag, protocol};
 use cosmolet_common::parse::{self, Start};
 use cosmolet_common::{Addresses, Counters, Family, Packet, Parsed, VipPortKey, handshake};
 
-use crate::maps::{counters, expect_ack, maybe_declared, oddities, take_ack};
+use crate::maps::{Followed, counters, declared, flow, maybe_declared, oddities, wait, wait_for_any, waiting};
 use crate::skb::{Direct, Relative, Skb};
 
 /// Adds 1 to a counter at an offset that is in the instruction. Written in Rust, LLVM would merge the ends of the
@@ -60,10 +62,10 @@ fn classify_plain<const DIRECTION: bool, const LINK: u32>(
     if !maybe_declared(&key) {
         return Some(());
     }
-    let Some(counters) = counters(&key) else { return Some(()) };
+    let Some((counters, id)) = declared(&key) else { return Some(()) };
     let segments = skb.gso_segs();
     let packet = start.packet(direct, segments > 1)?;
-    count::<DIRECTION>(skb, counters, &packet, segments, LINK);
+    count::<DIRECTION>(skb, counters, id, &packet, segments, LINK);
     Some(())
 }
 
@@ -83,12 +85,12 @@ pub(crate) fn examine<const DIRECTION: bool, const LINK: u32, const LOG: bool>(s
             if LOG {
                 log_packet::<DIRECTION>(skb, &packet);
             }
-            if let Some(counters) = counters(&key::<DIRECTION>(&packet)) {
-                count::<DIRECTION>(skb, counters, &packet, segments, LINK);
+            if let Some((counters, id)) = declared(&key::<DIRECTION>(&packet)) {
+                count::<DIRECTION>(skb, counters, id, &packet, segments, LINK);
             }
         }
         Parsed::Unreachable(quoted) => {
-            if DIRECTION == OUT && skb.ingress_ifindex() == 0 {
+            if DIRECTION == OUT {
                 count_unreachable::<LOG>(skb, &quoted);
             }
         }
@@ -122,7 +124,7 @@ pub(crate) fn examine<const DIRECTION: bool, const LINK: u32, const LOG: bool>(s
 }
 
 #[inline(always)]
-fn count<const DIRECTION: bool>(skb: Skb, counters: &mut Counters, packet: &Packet, segments: u32, link: u32) {
+fn count<const DIRECTION: bool>(skb: Skb, counters: &mut Counters, id: u32, packet: &Packet, segments: u32, link: u32) {
     let segments = u64::from(if segments == 0 { 1 } else { segments });
     let bytes = u64::from(skb.len() - link);
     if DIRECTION == IN {
@@ -139,36 +141,87 @@ fn count<const DIRECTION: bool>(skb: Skb, counters: &mut Counters, packet: &Pack
         count_one!(counters, fin);
     }
     if DIRECTION == IN {
-        count_tcp_in(counters, packet);
+        count_tcp_in(counters, id, packet);
     } else {
         count_tcp_out(counters, packet, skb.ingress_ifindex() == 0);
     }
 }
 
 #[inline(always)]
-fn count_tcp_in(counters: &mut Counters, packet: &Packet) {
+fn count_tcp_in(counters: &mut Counters, id: u32, packet: &Packet) {
+    let flow = from_client(packet);
     if packet.has(flag::RST) {
         count_one!(counters, rst_client);
+        if !given_up(flow, packet.sequence) {
+            count_one!(counters, rst_after_data_client);
+        }
     } else if packet.has(flag::SYN) {
         if !packet.has(flag::ACK) {
             count_one!(counters, syn);
+            // Nothing answers a SYN with FIN.
+            if !packet.has(flag::FIN) && ask(flow, id, follow::prefix(packet.addresses.source), packet.sequence) {
+                count_one!(counters, syn_retransmitted);
+            }
         }
     } else if packet.has(flag::ACK) {
-        let Addresses { source, destination } = packet.addresses;
-        let slot = handshake::slot(destination, packet.destination_port, source, packet.source_port);
-        if take_ack(slot, handshake::marker(packet.acknowledgement)) {
+        let waits = waiting(flow.slot());
+        if waits != 0 && acknowledge(flow, waits, packet.sequence, packet.acknowledgement) {
             count_one!(counters, completed);
         }
     }
 }
 
+/// True if the SYN repeats one. A function of its own, for the same reason as `examine_apart`; so are the next ones.
+#[inline(never)]
+fn ask(flow: Flow, id: u32, prefix: u32, sequence: u32) -> bool {
+    match follow::syn(&mut Followed, flow, id, prefix, sequence) {
+        Asked::Followed => {
+            wait_for_any(flow.slot());
+            false
+        }
+        Asked::Passed => false,
+        Asked::Repeated => true,
+        Asked::Full => {
+            add(Oddity::Unfollowed);
+            false
+        }
+    }
+}
+
+/// True if the ACK completes a handshake whose answer was seen; something waits in its slot.
+#[inline(never)]
+fn acknowledge(flow: Flow, waits: u64, sequence: u32, acknowledgement: u32) -> bool {
+    let completes = waits as u32 == handshake::marker(acknowledgement);
+    if !completes && waits & UNANSWERED == 0 {
+        return false;
+    }
+    let moved = follow::ack(&mut Followed, flow, sequence, acknowledgement);
+    if completes {
+        wait(flow.slot(), waits & UNANSWERED);
+    } else if moved {
+        wait(flow.slot(), waits & !UNANSWERED);
+    }
+    completes
+}
+
+/// True if the client resets what was not complete yet.
+#[inline(never)]
+fn given_up(flow: Flow, sequence: u32) -> bool {
+    follow::given_up(&mut Followed, flow, sequence) || waiting(flow.slot()) as u32 != 0
+}
+
 #[inline(always)]
 fn count_tcp_out(counters: &mut Counters, packet: &Packet, host: bool) {
     if packet.has(flag::RST) {
+        refuse(to_client(packet), host);
         if host {
             count_one!(counters, rst_host);
         } else {
             count_one!(counters, rst_backend);
+            // One that answers a SYN has no number of its own (RFC 9293, 3.10.7.1).
+            if packet.sequence != 0 || !packet.has(flag::ACK) {
+                count_one!(counters, rst_after_data_backend);
+            }
         }
     } else if packet.has(flag::SYN | flag::ACK) {
         if host {
@@ -176,10 +229,22 @@ fn count_tcp_out(counters: &mut Counters, packet: &Packet, host: bool) {
         } else {
             count_one!(counters, syn_ack);
         }
-        let Addresses { source, destination } = packet.addresses;
-        let slot = handshake::slot(source, packet.source_port, destination, packet.destination_port);
-        expect_ack(slot, handshake::expected(packet));
+        answer(to_client(packet), packet.sequence);
     }
+}
+
+/// Makes the handshake wait for its acknowledgement.
+#[inline(never)]
+fn answer(flow: Flow, sequence: u32) {
+    let slot = flow.slot();
+    let first = follow::syn_ack(&mut Followed, flow, sequence);
+    let others = if first { 0 } else { waiting(slot) & UNANSWERED };
+    wait(slot, u64::from(handshake::expected(sequence)) | others);
+}
+
+#[inline(never)]
+fn refuse(flow: Flow, host: bool) {
+    follow::refusal(&mut Followed, flow, host);
 }
 
 /// The quoted packet is the client's: its destination is the VIP.
@@ -187,10 +252,30 @@ fn count_tcp_out(counters: &mut Counters, packet: &Packet, host: bool) {
 fn count_unreachable<const LOG: bool>(skb: Skb, quoted: &Packet) {
     let key = key::<IN>(quoted);
     let Some(counters) = counters(&key) else { return };
+    let host = skb.ingress_ifindex() == 0;
+    if quoted.protocol == protocol::TCP {
+        refuse(from_client(quoted), host);
+    }
+    if !host {
+        count_one!(counters, unreachable_backend);
+        return;
+    }
     count_one!(counters, unreachable_host);
     if LOG {
         debug!(&skb, "this host says unreachable for {:i} port {}", octets(quoted.addresses.destination), key.port());
     }
+}
+
+#[inline(always)]
+fn from_client(packet: &Packet) -> Flow {
+    let Addresses { source, destination } = packet.addresses;
+    flow(destination, packet.destination_port, source, packet.source_port)
+}
+
+#[inline(always)]
+fn to_client(packet: &Packet) -> Flow {
+    let Addresses { source, destination } = packet.addresses;
+    flow(source, packet.source_port, destination, packet.destination_port)
 }
 
 #[inline(always)]
@@ -232,6 +317,7 @@ enum Oddity {
     Truncated,
     Unparsable,
     Fragment,
+    Unfollowed,
 }
 
 #[inline(always)]
@@ -241,6 +327,7 @@ fn add(oddity: Oddity) {
         Oddity::Truncated => oddities.truncated += 1,
         Oddity::Unparsable => oddities.unparsable += 1,
         Oddity::Fragment => oddities.fragments += 1,
+        Oddity::Unfollowed => oddities.unfollowed += 1,
     }
 }
 

@@ -9,10 +9,10 @@ use std::time::{Instant, SystemTime};
 
 use crate::advertised::Dated;
 use crate::engine::Transition;
-use crate::engine::event::{SourceState, TrafficCounts, TrafficSample};
+use crate::engine::event::{Handshakes, SourceState, TrafficCounts, TrafficSample};
 use crate::engine::intent::WithdrawReason;
 use crate::engine::observed::{BgpFault, BgpState, ProberState, ProgramsState};
-use crate::engine::status::VipStatus;
+use crate::engine::status::{ClaimStatus, VipStatus};
 use crate::engine::traffic::TrafficMode;
 use crate::engine::types::{Port, ServiceKey, Timestamp, Vip};
 
@@ -38,6 +38,12 @@ impl Row {
         }
         self.status = Some(status);
     }
+
+    /// Who claims this port.
+    #[must_use]
+    pub fn claim(&self, port: Port) -> Option<&ClaimStatus> {
+        self.status.as_ref()?.services.iter().find(|claim| claim.ports.contains(&port))
+    }
 }
 
 /// What the programs counted for one port.
@@ -45,6 +51,8 @@ impl Row {
 pub struct PortTraffic {
     /// Since the daemon's start.
     pub total: TrafficCounts,
+    /// What became of the followed handshakes since the daemon's start.
+    pub handshakes: Handshakes,
     /// In the last sample that saw anything.
     pub last: TrafficCounts,
     /// When that was.
@@ -206,8 +214,13 @@ impl Book {
             let Some(row) = book.get_mut(&sample.vip) else { continue };
             let traffic = row.traffic.entry(sample.port).or_default();
             traffic.total = traffic.total.plus(sample.counts);
-            traffic.last = sample.counts;
-            traffic.at = now;
+            let one_in = sample.handshakes.one_in;
+            traffic.handshakes = Handshakes { one_in, ..traffic.handshakes.plus(&sample.handshakes) };
+            // Silence that became a failure is told without any packet.
+            if sample.counts != TrafficCounts::default() {
+                traffic.last = sample.counts;
+                traffic.at = now;
+            }
         }
     }
 }

@@ -123,6 +123,10 @@ pub struct Traffic {
     pub prove: Option<Duration>,
     /// `traffic.probe`
     pub probe: Probe,
+    /// `traffic.max_ports`; `None` takes as many as fit some memory.
+    pub max_ports: Option<u32>,
+    /// `traffic.max_handshakes`
+    pub max_handshakes: u32,
 }
 
 /// `traffic.probe_*`

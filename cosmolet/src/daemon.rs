@@ -163,7 +163,9 @@ async fn data_plane(
         tracing::Level::DEBUG => ebpf::ProgramLog::Debug,
         _ => ebpf::ProgramLog::Off,
     };
-    let mut options = ebpf::Options { max_ports: max_ports(), log, ..ebpf::Options::default() };
+    let max_ports = config.traffic.max_ports.unwrap_or_else(ebpf::fitting_ports);
+    let handshakes = config.traffic.max_handshakes;
+    let mut options = ebpf::Options { max_ports, handshakes, log, ..ebpf::Options::default() };
     let sources = Sources::new(&config.traffic.probe.sources);
     let (probing, for_probing) = match sources.check() {
         Ok(()) => {
@@ -183,11 +185,4 @@ async fn data_plane(
     };
     let programs = programs::spawn(options, found, events.clone(), Arc::clone(book), Arc::clone(metrics), for_probing);
     Ok((Some(programs), probing))
-}
-
-/// Each entry costs 120 bytes on each CPU: as many as 64 MiB hold, within bounds.
-fn max_ports() -> u32 {
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let entries = (64 << 20) / (120 * cpus);
-    u32::try_from(entries).unwrap_or(u32::MAX).clamp(4096, 65_536)
 }

@@ -362,6 +362,28 @@ fn frames_that_end_inside_the_ip_header_are_counted_as_truncated() {
     }
 }
 
+/// The kernel takes a single VLAN tag off before the programs see the frame: on a VLAN's parent it is read like any other.
+#[test]
+fn tagged_frames_are_counted_on_the_parent() {
+    const TAG: [u8; 4] = [0x81, 0, 0, 7];
+    let wire = Wire::new();
+    let mut programs = load(&Options::default());
+    wire.attach(&mut programs, &["eth1"]);
+    for (vip, client) in [(VIP4, "10.0.1.1"), (VIP6, "fd00:1::1")] {
+        let (from, to) = (client.parse().unwrap(), vip.parse().unwrap());
+        let syn = packet::ip(from, to, protocol::TCP, &packet::tcp(1, 80, 0, 0, flag::SYN));
+        let mut frame = packet::ethernet(&syn);
+        frame.splice(12..12, TAG);
+        wire.send_frame(&frame);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while sum(&mut programs, vip, TCP).syn == 0 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let counts = sum(&mut programs, vip, TCP);
+        assert_eq!((counts.syn, counts.packets_in, counts.bytes_in), (1, 1, syn.len() as u64), "{vip} {counts:?}");
+    }
+}
+
 #[test]
 fn bpftool_loads_the_object() {
     let lab = Lab::new().unwrap();

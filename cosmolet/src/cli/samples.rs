@@ -1,7 +1,7 @@
 //! A status to start tests from.
 
 use crate::http::status::{
-    BgpStatus, Counts, PeerRow, PortRow, RibRow, ServiceRow, SourceStatus, Status, TrafficStatus, VipRow,
+    BgpStatus, Counts, Followed, PeerRow, PortRow, RibRow, ServiceRow, SourceStatus, Status, TrafficStatus, VipRow,
 };
 
 /// A node that is well: one VIP advertised with traffic on it, one withdrawn for a good reason.
@@ -50,7 +50,12 @@ fn advertised() -> VipRow {
         lease_left_seconds: Some(100.0),
         network: Some("ours".to_owned()),
         rib: Some(RibRow { valid: true, best: true, advertised_to: 1 }),
-        traffic: vec![PortRow { port: "80/tcp".to_owned(), total, last_seen_seconds: 0.5 }],
+        traffic: vec![PortRow {
+            port: "80/tcp".to_owned(),
+            total,
+            followed: Followed::default(),
+            last_seen_seconds: 0.5,
+        }],
         ..row("10.100.0.1", "advertised", "web", "up")
     }
 }

@@ -113,6 +113,14 @@ pub const KEYS: &[Key] = &[
     key("traffic.probe_rate", Number, "1000", "the most probes in a second", "must be 1 to 10000"),
     key("traffic.probe_round_seconds", Number, "0",
         "the time in which every VIP that nobody connects to is probed once; 0: never", "must be 0 or 5 to 3600 seconds"),
+    key("traffic.max_ports", Number, "0",
+        "the most VIPs and ports that are counted at once: a VIP takes one entry and each of its ports one more, of \
+         152 bytes on each CPU; 0: as many as 64 MiB hold, but 4096 to 65536",
+        "must be 0 or 64 to 1048576"),
+    key("traffic.max_handshakes", Number, "32768",
+        "the most new connections that are followed at once, 40 bytes each, made a power of two; what is more is \
+         counted as `unfollowed` and says nothing of a VIP",
+        "must be 1024 to 1048576"),
     key("http.listen", Text, "127.0.0.1:9470",
         "`/livez`, `/readyz`, `/metrics`, `/api/v1/status`, `/api/v1/advertised`",
         "must be an address and a port, as 127.0.0.1:9470 or [::]:9470"),

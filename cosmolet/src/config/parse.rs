@@ -280,6 +280,15 @@ fn traffic(raw: &Raw) -> Result<Traffic, ConfigError> {
             other => return Err(broken("traffic.prove_seconds", other)),
         },
         probe: probe(raw)?,
+        max_ports: match raw.traffic.max_ports {
+            0 => None,
+            ports @ 64..=1_048_576 => Some(ports),
+            other => return Err(broken("traffic.max_ports", other)),
+        },
+        max_handshakes: match raw.traffic.max_handshakes {
+            handshakes @ 1024..=1_048_576 => handshakes,
+            other => return Err(broken("traffic.max_handshakes", other)),
+        },
     })
 }
 

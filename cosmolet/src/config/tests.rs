@@ -20,7 +20,8 @@ fn an_empty_file_gives_the_defaults() {
     assert_eq!(config.frr_sockets, Path::new("/var/run/frr"));
     let sources = ["198.18.94.0/24", "2001:2:0:c05e::/64"].map(|text| text.parse().unwrap()).to_vec();
     let probe = Probe { sources, rate: 1000, round: None };
-    let expected = Traffic { mode: TrafficMode::Observe, interfaces: Vec::new(), prove: None, probe };
+    let (interfaces, prove, max_ports, max_handshakes) = (Vec::new(), None, None, 32_768);
+    let expected = Traffic { mode: TrafficMode::Observe, interfaces, prove, probe, max_ports, max_handshakes };
     assert_eq!(config.traffic, expected);
     assert_eq!(config.http_listen.to_string(), "127.0.0.1:9470");
     assert!(!config.logging.json && config.kubernetes.events);

@@ -1,6 +1,7 @@
 //! Reads the programs' counters.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use aya::Ebpf;
@@ -10,22 +11,29 @@ use cosmolet_common::counters::Counters as Values;
 
 use super::Error;
 use super::load::take;
+use super::shared::Shared;
 
 /// The values of one call to the kernel take at most this much memory, whatever the number of CPUs.
 const BUFFER_BYTES: usize = 256 << 10;
+/// Reading so many slots that nobody asked for is cheaper than another call.
+const WORTH_READING: u32 = 8;
 
 pub(super) struct Counters {
     /// The map's own, for the call that aya does not have.
     descriptor: OwnedFd,
     map: PerCpuArray<MapData, Values>,
     oddities: PerCpuArray<MapData, Oddities>,
+    touched: Shared<u64>,
+    /// What was touched before the last reading. A program may have found that said already and have counted after the
+    /// reading, so it is read once more.
+    recent: Vec<u32>,
     cpus: usize,
     keys: Vec<u32>,
     values: Vec<Values>,
 }
 
 impl Counters {
-    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, Error> {
+    pub(super) fn new(ebpf: &mut Ebpf, max_ports: u32) -> Result<Self, Error> {
         let Some(Map::PerCpuArray(data)) = ebpf.take_map("COUNTERS") else {
             return Err(Error::Missing("map COUNTERS".to_owned()));
         };
@@ -33,14 +41,37 @@ impl Counters {
         let map = PerCpuArray::try_from(Map::PerCpuArray(data))?;
         let oddities = take(ebpf, "ODDITIES")?;
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| Error::Read(error))?;
-        Ok(Self { descriptor, map, oddities, cpus, keys: Vec::new(), values: Vec::new() })
+        let touched = Shared::new(ebpf, "TOUCHED", max_ports)?;
+        let (recent, keys, values) = Default::default();
+        Ok(Self { descriptor, map, oddities, touched, recent, cpus, keys, values })
     }
 
-    /// Hands the sum over all CPUs of each of the slots `0..count` to `each`.
+    /// Hands the sum over all CPUs of each of the slots `0..count` to `each`, but for those that cannot have changed.
     pub(super) fn read(&mut self, count: u32, mut each: impl FnMut(u32, Values)) -> Result<(), Error> {
+        let mut touched = Vec::new();
+        for slot in 0..count {
+            if self.touched.get(slot as usize).is_some_and(|touched| touched != 0) {
+                self.touched.set(slot as usize, 0);
+                touched.push(slot);
+            }
+        }
+        let mut slots = [self.recent.as_slice(), touched.as_slice()].concat();
+        slots.sort_unstable();
+        slots.dedup();
+        // Kept before anything can fail: then the next reading has it all.
+        self.recent.clone_from(&slots);
+        for range in ranges(&slots, WORTH_READING) {
+            self.read_range(range, &mut each)?;
+        }
+        self.recent = touched;
+        Ok(())
+    }
+
+    fn read_range(&mut self, range: Range<u32>, each: &mut impl FnMut(u32, Values)) -> Result<(), Error> {
         let at_once = (BUFFER_BYTES / (size_of::<Values>() * self.cpus)).max(64);
-        let mut from = None;
-        let mut left = count as usize;
+        // The kernel goes on behind the key that it is given.
+        let mut from = range.start.checked_sub(1);
+        let mut left = range.len();
         while left > 0 {
             let (read, next) = self.read_batch(from, left.min(at_once)).map_err(Error::Read)?;
             let sums = self
@@ -103,6 +134,18 @@ impl Counters {
     }
 }
 
+/// The slots as few ranges: those that are at most `gap` apart are in one.
+fn ranges(slots: &[u32], gap: u32) -> Vec<Range<u32>> {
+    let mut ranges: Vec<Range<u32>> = Vec::new();
+    for slot in slots.iter().copied() {
+        match ranges.last_mut() {
+            Some(last) if slot - last.end <= gap => last.end = slot + 1,
+            _ => ranges.push(slot..slot + 1),
+        }
+    }
+    ranges
+}
+
 /// The part `batch` of `union bpf_attr` (linux/bpf.h).
 #[repr(C)]
 struct BatchAttributes {
@@ -114,4 +157,15 @@ struct BatchAttributes {
     map_fd: u32,
     elem_flags: u64,
     flags: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_join_what_is_close() {
+        assert_eq!(ranges(&[], 2), []);
+        assert_eq!(ranges(&[0, 1, 4, 7, 11, 20], 2), [0..8, 11..12, 20..21]);
+    }
 }

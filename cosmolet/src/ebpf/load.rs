@@ -1,6 +1,7 @@
 //! Loads the embedded object.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, RandomState};
 
 use aya::maps::{Array, HashMap, MapData};
 use aya::programs::SchedClassifier;
@@ -10,6 +11,7 @@ use cosmolet_common::probe::Prefix;
 
 use super::attach::{Direction, Link};
 use super::counters::Counters;
+use super::followed::{self, Followed};
 use super::log::Forwarder;
 use super::vips::Vips;
 use super::{Error, Programs};
@@ -19,8 +21,11 @@ use crate::engine::types::PerFamily;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The most entries of the maps: each VIP takes one, and one more for each of its ports. A kernel of `n` CPUs
-    /// keeps 120 × `n` bytes for each.
+    /// keeps 152 × `n` bytes for each.
     pub max_ports: u32,
+    /// The places of handshakes that are followed at once, 40 bytes each; made a power of two, up to 1 048 576. What
+    /// finds no place is not followed, and counted.
+    pub handshakes: u32,
     /// What the programs log.
     pub log: ProgramLog,
     /// How to attach.
@@ -35,8 +40,16 @@ const NO_PROBES: PerFamily<Prefix> = PerFamily { v4: Prefix::NONE, v6: Prefix::N
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_ports: 4096, log: ProgramLog::Off, hook: Hook::Tcx, probes: NO_PROBES }
+        Self { max_ports: 4096, handshakes: 32_768, log: ProgramLog::Off, hook: Hook::Tcx, probes: NO_PROBES }
     }
+}
+
+/// The [`Options::max_ports`] that fit 64 MiB on this machine, within bounds.
+#[must_use]
+pub fn fitting_ports() -> u32 {
+    let cpus = aya::util::nr_cpus().unwrap_or(1).max(1);
+    let entries = (64 << 20) / (size_of::<cosmolet_common::Counters>() * cpus);
+    u32::try_from(entries).unwrap_or(u32::MAX).clamp(4096, 65_536)
 }
 
 /// What the programs log: chosen when they are loaded, and then either compiled in or not.
@@ -91,15 +104,22 @@ pub(super) fn load(options: &Options) -> Result<Programs, Error> {
 
 fn load_as_asked(options: &Options) -> Result<Programs, Error> {
     let level = options.log.level();
+    let places = followed::places(options.handshakes);
     let mut ebpf = EbpfLoader::new()
         .override_global("AYA_LOG_LEVEL", &level, true)
         .override_global("PROBE_V4", &options.probes.v4, true)
         .override_global("PROBE_V6", &options.probes.v6, true)
+        .override_global("FOLLOWED_MASK", &(places - 1), true)
+        .override_global("FLOW_SEED", &RandomState::new().hash_one(0), true)
+        .map_max_entries("FOLLOWED", places)
+        .map_max_entries("FOLLOW_MASKS", options.max_ports)
         .map_max_entries("VIP_PORTS", options.max_ports)
         .map_max_entries("COUNTERS", options.max_ports)
+        .map_max_entries("TOUCHED", options.max_ports)
         .load(object())
         .map_err(Error::from_load)?;
-    let counters = Counters::new(&mut ebpf)?;
+    let counters = Counters::new(&mut ebpf, options.max_ports)?;
+    let followed = Followed::new(&mut ebpf, options)?;
     let ports: HashMap<MapData, _, _> = take(&mut ebpf, "VIP_PORTS")?;
     let filter: Array<MapData, _> = take(&mut ebpf, "VIP_FILTER")?;
     let front: Array<MapData, _> = take(&mut ebpf, "VIP_FRONT")?;
@@ -113,7 +133,7 @@ fn load_as_asked(options: &Options) -> Result<Programs, Error> {
         ProgramLog::Off => None,
         ProgramLog::Debug | ProgramLog::Trace => Some(Forwarder::new(&mut ebpf)?),
     };
-    Ok(Programs { ebpf, options: *options, attached: BTreeMap::new(), vips, counters, caught, log })
+    Ok(Programs { ebpf, options: *options, attached: BTreeMap::new(), vips, counters, followed, caught, log })
 }
 
 /// The program for a direction and a kind of link, loaded into the kernel.

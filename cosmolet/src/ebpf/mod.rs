@@ -7,8 +7,10 @@
 mod attach;
 mod counters;
 mod error;
+mod followed;
 mod load;
 mod log;
+mod shared;
 mod vips;
 
 use std::collections::BTreeMap;
@@ -19,7 +21,7 @@ use aya::maps::{MapData, RingBuf};
 use cosmolet_common::Oddities;
 
 pub use self::error::Error;
-pub use self::load::{Hook, Options, ProgramLog, object};
+pub use self::load::{Hook, Options, ProgramLog, fitting_ports, object};
 pub use self::vips::Apart;
 use crate::engine::event::{TrafficCounts, TrafficSample};
 pub use crate::engine::types::Uplink;
@@ -35,6 +37,7 @@ pub struct Programs {
     attached: BTreeMap<u32, attach::Attached>,
     vips: vips::Vips,
     counters: counters::Counters,
+    followed: followed::Followed,
     caught: Option<CaughtRing>,
     log: Option<log::Forwarder>,
 }
@@ -88,12 +91,13 @@ impl Programs {
         self.vips.tracked()
     }
 
-    /// Reads the counters: one sample for each port that counted something since the last reading, `span` ago.
+    /// Reads the counters and the followed handshakes: one sample for each port of which there is something to tell
+    /// since the last reading, `span` ago.
     ///
     /// # Errors
     /// What the kernel said; nothing is lost, the next reading has it.
     pub fn sample(&mut self, span: Duration) -> Result<Vec<TrafficSample>, Error> {
-        self.vips.sample(&mut self.counters, span)
+        self.vips.sample(&mut self.counters, &mut self.followed, span)
     }
 
     /// The counts of a declared port since it is tracked, as of the last [`sample`](Self::sample).
@@ -118,7 +122,8 @@ impl Programs {
     /// # Errors
     /// What the kernel said.
     pub fn oddities(&self) -> Result<Oddities, Error> {
-        self.counters.oddities()
+        let oddities = self.counters.oddities()?;
+        Ok(Oddities { unfollowed: oddities.unfollowed + self.followed.torn(), ..oddities })
     }
 
     /// What was about to leave the node to or from a probe's source: a ring.

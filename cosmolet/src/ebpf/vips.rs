@@ -13,6 +13,7 @@ use cosmolet_common::key::Front;
 
 use super::Error;
 use super::counters::Counters;
+use super::followed::{Followed, monotonic};
 use crate::engine::event::{Handshakes, TrafficCounts, TrafficSample};
 use crate::engine::types::{Port, Vip};
 
@@ -53,6 +54,8 @@ struct Slot {
     key: Option<VipPortKey>,
     /// What it held at the last reading; it was zero when its owner got it.
     last: Values,
+    /// When its owner got it, by the programs' clock.
+    since: u64,
 }
 
 impl Vips {
@@ -97,27 +100,37 @@ impl Vips {
         self.vips.iter().map(|(vip, ports)| (*vip, ports.keys().copied().flatten().collect())).collect()
     }
 
-    pub(super) fn sample(&mut self, counters: &mut Counters, span: Duration) -> Result<Vec<TrafficSample>, Error> {
+    pub(super) fn sample(
+        &mut self,
+        counters: &mut Counters,
+        followed: &mut Followed,
+        span: Duration,
+    ) -> Result<Vec<TrafficSample>, Error> {
         self.reclaim(counters, Instant::now())?;
-        let mut samples = Vec::new();
+        let mut read = Vec::new();
         let count = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
-        counters.read(count, |slot, now| {
-            let Some(slot) = self.slots.get_mut(slot as usize) else { return };
-            if slot.last == now {
-                return;
-            }
-            let since = now.since(&slot.last);
+        counters.read(count, |id, now| read.push((id, now)))?;
+        let mut changes = BTreeMap::new();
+        for (id, now) in read {
+            let Some(slot) = self.slots.get_mut(id as usize).filter(|slot| slot.last != now) else { continue };
+            changes.insert(id, counts(&now.since(&slot.last)));
             slot.last = now;
-            if let Some((vip, Some(port))) = slot.owner {
-                samples.push(TrafficSample {
-                    vip,
-                    port,
-                    span,
-                    counts: counts(&since),
-                    handshakes: Handshakes::default(),
-                });
-            }
-        })?;
+        }
+        let since = |id| self.slots.get(id as usize).filter(|slot| slot.owner.is_some()).map(|slot| slot.since);
+        let mut handshakes = followed.read(since);
+        // A handshake that times out may be all that there is to tell of its port.
+        for id in handshakes.keys() {
+            changes.entry(*id).or_default();
+        }
+        let syn = changes.iter().filter(|(_, counts)| counts.syn > 0).map(|(id, counts)| (*id, counts.syn)).collect();
+        let samples = changes.into_iter().filter_map(|(id, counts)| {
+            let (vip, port) = self.slots.get(id as usize)?.owner?;
+            let handshakes = handshakes.remove(&id).unwrap_or_default();
+            let handshakes = Handshakes { one_in: followed.one_in(id), ..handshakes };
+            Some(TrafficSample { vip, port: port?, span, counts, handshakes })
+        });
+        let samples = samples.collect();
+        followed.adapt(&syn, span);
         Ok(samples)
     }
 
@@ -158,7 +171,7 @@ impl Vips {
             return Err(error.into());
         }
         if let Some(used) = self.slots.get_mut(slot as usize) {
-            *used = Slot { owner: Some((vip, port)), key: Some(key), last: Values::default() };
+            *used = Slot { owner: Some((vip, port)), key: Some(key), last: Values::default(), since: monotonic() };
         }
         self.vips.entry(vip).or_default().insert(port, slot);
         // A key without a place is found in the hash.
@@ -270,9 +283,9 @@ const fn counts(values: &Values) -> TrafficCounts {
         rst_backend: values.rst_backend,
         rst_host: values.rst_host,
         unreachable_host: values.unreachable_host,
-        unreachable_backend: 0,
-        syn_retransmitted: 0,
-        rst_after_data_client: 0,
-        rst_after_data_backend: 0,
+        unreachable_backend: values.unreachable_backend,
+        syn_retransmitted: values.syn_retransmitted,
+        rst_after_data_client: values.rst_after_data_client,
+        rst_after_data_backend: values.rst_after_data_backend,
     }
 }

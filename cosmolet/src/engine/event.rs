@@ -102,6 +102,8 @@ pub struct Handshakes {
     /// Completed without a SYN-ACK that this node's egress saw: the answer takes another way (DSR, another uplink, a
     /// CNI that rewrites after us).
     pub unseen_answers: u64,
+    /// The sum of the times from SYN to SYN-ACK, in microseconds.
+    pub latency_micros: u64,
     /// Time from SYN to SYN-ACK, log2 buckets of microseconds: bucket `i` counts [2^i, 2^(i+1)) µs, the first from 0
     /// and the last without end.
     pub latency: [u32; LATENCY_BUCKETS],
@@ -126,6 +128,7 @@ impl Handshakes {
             failed_prefixes: self.failed_prefixes | other.failed_prefixes,
             one_in: self.one_in.max(other.one_in),
             unseen_answers: self.unseen_answers.saturating_add(other.unseen_answers),
+            latency_micros: self.latency_micros.saturating_add(other.latency_micros),
             latency,
         }
     }

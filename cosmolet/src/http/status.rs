@@ -5,7 +5,7 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 
 use crate::book::{Book, PortTraffic, Row, Summary, Told};
-use crate::engine::event::TrafficCounts;
+use crate::engine::event::{Handshakes, TrafficCounts};
 use crate::engine::intent::{Decision, VipHealth};
 use crate::engine::observed::{BgpState, Owner, ProberState, ProgramsState};
 use crate::engine::status::{ClaimStatus, VipStatus};
@@ -218,6 +218,35 @@ pub struct Counts {
     pub rst_host: u64,
     /// ICMP unreachable by this host.
     pub unreachable_host: u64,
+    /// ICMP unreachable by backends.
+    #[serde(default)]
+    pub unreachable_backend: u64,
+    /// SYN that repeat a followed one which was not answered.
+    #[serde(default)]
+    pub syn_retransmitted: u64,
+    /// RST by clients within established connections.
+    #[serde(default)]
+    pub rst_after_data_client: u64,
+    /// RST by backends within established connections.
+    #[serde(default)]
+    pub rst_after_data_backend: u64,
+}
+
+/// What became of the handshakes of one port that were followed, since the daemon's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Followed {
+    /// The client acknowledged.
+    pub completed: u64,
+    /// Of these, the ones whose answer did not leave by this node's uplinks.
+    pub unseen_answers: u64,
+    /// A backend refused.
+    pub refused_backend: u64,
+    /// This host refused.
+    pub refused_host: u64,
+    /// Nothing answered in 3 s.
+    pub timed_out: u64,
+    /// One SYN in so many is followed now.
+    pub one_in: u32,
 }
 
 /// One declared port.
@@ -227,6 +256,9 @@ pub struct PortRow {
     pub port: String,
     /// Sums since the daemon's start.
     pub total: Counts,
+    /// Of TCP, what became of new connections.
+    #[serde(default)]
+    pub followed: Followed,
     /// How long ago the last packet was counted.
     pub last_seen_seconds: f64,
 }
@@ -428,7 +460,12 @@ fn service_row(claim: &ClaimStatus) -> ServiceRow {
 }
 
 fn port_row(port: Port, traffic: &PortTraffic, now: Timestamp) -> PortRow {
-    PortRow { port: port.to_string(), total: counts(&traffic.total), last_seen_seconds: seconds(now.since(traffic.at)) }
+    PortRow {
+        port: port.to_string(),
+        total: counts(&traffic.total),
+        followed: followed(&traffic.handshakes),
+        last_seen_seconds: seconds(now.since(traffic.at)),
+    }
 }
 
 const fn counts(counts: &TrafficCounts) -> Counts {
@@ -446,6 +483,21 @@ const fn counts(counts: &TrafficCounts) -> Counts {
         rst_backend: counts.rst_backend,
         rst_host: counts.rst_host,
         unreachable_host: counts.unreachable_host,
+        unreachable_backend: counts.unreachable_backend,
+        syn_retransmitted: counts.syn_retransmitted,
+        rst_after_data_client: counts.rst_after_data_client,
+        rst_after_data_backend: counts.rst_after_data_backend,
+    }
+}
+
+const fn followed(handshakes: &Handshakes) -> Followed {
+    Followed {
+        completed: handshakes.completed,
+        unseen_answers: handshakes.unseen_answers,
+        refused_backend: handshakes.refused_backend,
+        refused_host: handshakes.refused_host,
+        timed_out: handshakes.timed_out,
+        one_in: handshakes.one_in,
     }
 }
 
