@@ -12,6 +12,7 @@ use crate::engine::Transition;
 use crate::engine::event::{Handshakes, SourceState, TrafficCounts, TrafficSample};
 use crate::engine::intent::WithdrawReason;
 use crate::engine::observed::{BgpFault, BgpState, ProberState, ProgramsState};
+use crate::engine::signals::Agreement;
 use crate::engine::status::{ClaimStatus, VipStatus};
 use crate::engine::traffic::TrafficMode;
 use crate::engine::types::{Port, ServiceKey, Timestamp, Vip};
@@ -89,6 +90,10 @@ pub struct Summary {
     pub prober: ProberState,
     /// Whether the traffic verdict acts.
     pub traffic_mode: TrafficMode,
+    /// Most VIPs with traffic are suspect.
+    pub node_suspect: bool,
+    /// How often traffic and control plane agreed.
+    pub agreement: Agreement,
     /// Services selected.
     pub services: usize,
     /// Addresses of Services that are no addresses.
@@ -134,6 +139,8 @@ impl Book {
             programs: ProgramsState::Off("not started".to_owned()),
             prober: ProberState::Off("not started".to_owned()),
             traffic_mode,
+            node_suspect: false,
+            agreement: Agreement::default(),
             services: 0,
             unusable: Vec::new(),
             told: BTreeMap::new(),

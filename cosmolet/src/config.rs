@@ -7,6 +7,7 @@ pub mod keys;
 mod kubernetes;
 mod parse;
 mod raw;
+mod rule;
 #[cfg(test)]
 mod tests;
 
@@ -18,14 +19,14 @@ use ipnet::IpNet;
 
 use crate::engine::rules::VipRules;
 use crate::engine::service::VipKind;
-use crate::engine::traffic::TrafficMode;
+use crate::engine::traffic::{TrafficMode, TrafficRules};
 use crate::engine::types::Mode;
 
 pub use kubernetes::is_label;
 pub use parse::ConfigError;
 
 /// Everything an operator can choose, validated.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The name of this node as Kubernetes has it.
     pub node_name: String,
@@ -113,7 +114,7 @@ pub enum OnExit {
 }
 
 /// `traffic.*`
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Traffic {
     /// `traffic.mode`
     pub mode: TrafficMode,
@@ -121,12 +122,14 @@ pub struct Traffic {
     pub interfaces: Vec<String>,
     /// `traffic.prove_seconds`; `None` never waits.
     pub prove: Option<Duration>,
-    /// `traffic.probe`
+    /// `traffic.probe_*`
     pub probe: Probe,
     /// `traffic.max_ports`; `None` takes as many as fit some memory.
     pub max_ports: Option<u32>,
     /// `traffic.max_handshakes`
     pub max_handshakes: u32,
+    /// `traffic.rule.*`
+    pub rule: TrafficRules,
 }
 
 /// `traffic.probe_*`

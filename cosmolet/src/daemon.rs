@@ -21,7 +21,7 @@ use crate::book::Book;
 use crate::config::{Config, OnExit, Source};
 use crate::engine::event::Event;
 use crate::engine::observed::{BgpState, PeerView, ProberState};
-use crate::engine::traffic::{TrafficMode, TrafficRules};
+use crate::engine::traffic::TrafficMode;
 use crate::engine::{Engine, Settings};
 use crate::frr::{Frr, FrrHandle};
 use crate::metrics::Metrics;
@@ -118,7 +118,7 @@ fn settings(config: &Config) -> Settings {
         rules: config.services.rules.clone(),
         lease: config.loopback.lease,
         traffic_mode: config.traffic.mode,
-        traffic: TrafficRules::default(),
+        traffic: config.traffic.rule,
         pod_hold: config.services.restart_hold,
         prove: config.traffic.prove,
         probe_round: config.traffic.probe.round,

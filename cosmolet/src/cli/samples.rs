@@ -1,7 +1,8 @@
 //! A status to start tests from.
 
 use crate::http::status::{
-    BgpStatus, Counts, Followed, PeerRow, PortRow, RibRow, ServiceRow, SourceStatus, Status, TrafficStatus, VipRow,
+    AgreementRow, BgpStatus, Counts, Followed, PeerRow, PortRow, RibRow, ServiceRow, SourceStatus, Status, TrafficStatus,
+    VipRow,
 };
 
 /// A node that is well: one VIP advertised with traffic on it, one withdrawn for a good reason.
@@ -32,6 +33,8 @@ pub(super) fn healthy() -> Status {
             control_plane_alone: None,
             probes: "running".to_owned(),
             no_probes: None,
+            node_suspect: false,
+            agreement: AgreementRow::default(),
         },
         kubernetes: Vec::new(),
         services: 2,
@@ -77,6 +80,8 @@ fn row(vip: &str, state: &str, service: &str, health: &str) -> VipRow {
         health: health.to_owned(),
         reason: None,
         suspicion: None,
+        verdict: "clear".to_owned(),
+        verdict_reason: None,
         ejections: 0,
         probe: None,
         proven: false,

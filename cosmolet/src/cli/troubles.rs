@@ -34,6 +34,9 @@ pub fn troubles(status: &Status) -> Vec<String> {
     troubles.extend(capped(address, "addresses"));
     let ignored = status.annotation_notices.iter().filter(|notice| notice.kind == "ignored");
     troubles.extend(capped(ignored.map(|bad| format!("Service {}: {}", bad.service, bad.notice)), "annotations"));
+    if status.traffic.node_suspect {
+        troubles.push("traffic: the handshakes of most VIPs fail: look at this node, not at one Service".to_owned());
+    }
     for kind in [unfinished, invisible, failing, suspected] {
         troubles.extend(capped(status.vips.iter().filter_map(|vip| kind(vip, status)), "VIPs"));
     }
@@ -125,7 +128,11 @@ fn suspected(vip: &VipRow, status: &Status) -> Option<String> {
     let (service, why) = vip.services.iter().find_map(|service| Some((service, service.suspicion.as_ref()?)))?;
     let (namespace, name) = (&service.namespace, &service.name);
     let mode = &status.traffic.mode;
-    Some(format!("VIP {}: its traffic says {why} for {namespace}/{name}; traffic.mode is {mode}, so it stays", vip.vip))
+    let stays = match mode.as_str() {
+        "enforce" => "no second key has turned, or a guard holds it".to_owned(),
+        mode => format!("traffic.mode is {mode}"),
+    };
+    Some(format!("VIP {}: its traffic says {why} for {namespace}/{name}; {stays}, so it stays", vip.vip))
 }
 
 #[cfg(test)]

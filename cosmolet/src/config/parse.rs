@@ -53,7 +53,7 @@ pub(super) fn rule(key: &str, value: impl ToString, rule: impl ToString) -> Conf
 }
 
 /// The value breaks the rule that `keys` has for the key.
-fn broken(key: &str, value: impl ToString) -> ConfigError {
+pub(super) fn broken(key: &str, value: impl ToString) -> ConfigError {
     rule(key, value, rule_of(key))
 }
 
@@ -74,7 +74,7 @@ pub(super) fn raw(text: &str, environment: &impl Fn(&str) -> Option<String>) -> 
         match (root.get_mut(&name), value) {
             // A section without keys ("bgp:") means its defaults.
             (_, Value::Null) => {}
-            (Some(Value::Mapping(section)), Value::Mapping(keys)) => section.extend(keys),
+            (Some(Value::Mapping(section)), Value::Mapping(keys)) => fill_in(section, keys),
             (_, value) => drop(root.insert(name, value)),
         }
     }
@@ -89,6 +89,17 @@ pub(super) fn raw(text: &str, environment: &impl Fn(&str) -> Option<String>) -> 
         let key = if key == "." { "(top level)".to_owned() } else { key };
         ConfigError::Value { key, error: error.into_inner().to_string() }
     })
+}
+
+/// Lays a section of the file over its defaults, the sections within it likewise.
+fn fill_in(under: &mut Mapping, over: Mapping) {
+    for (name, value) in over {
+        match (under.get_mut(&name), value) {
+            (Some(Value::Mapping(_)), Value::Null) => {}
+            (Some(Value::Mapping(section)), Value::Mapping(keys)) => fill_in(section, keys),
+            (_, value) => drop(under.insert(name, value)),
+        }
+    }
 }
 
 fn yaml(name: &str, text: &str) -> Result<Value, ConfigError> {
@@ -289,6 +300,7 @@ fn traffic(raw: &Raw) -> Result<Traffic, ConfigError> {
             handshakes @ 1024..=1_048_576 => handshakes,
             other => return Err(broken("traffic.max_handshakes", other)),
         },
+        rule: super::rule::validate(&raw.traffic.rule)?,
     })
 }
 

@@ -20,8 +20,15 @@ fn an_empty_file_gives_the_defaults() {
     assert_eq!(config.frr_sockets, Path::new("/var/run/frr"));
     let sources = ["198.18.94.0/24", "2001:2:0:c05e::/64"].map(|text| text.parse().unwrap()).to_vec();
     let probe = Probe { sources, rate: 1000, round: None };
-    let (interfaces, prove, max_ports, max_handshakes) = (Vec::new(), None, None, 32_768);
-    let expected = Traffic { mode: TrafficMode::Observe, interfaces, prove, probe, max_ports, max_handshakes };
+    let expected = Traffic {
+        mode: TrafficMode::Observe,
+        interfaces: Vec::new(),
+        prove: None,
+        probe,
+        max_ports: None,
+        max_handshakes: 32_768,
+        rule: TrafficRules::default(),
+    };
     assert_eq!(config.traffic, expected);
     assert_eq!(config.http_listen.to_string(), "127.0.0.1:9470");
     assert!(!config.logging.json && config.kubernetes.events);
@@ -137,7 +144,7 @@ fn every_key_of_the_table_is_read_and_checked() {
         let (wrong, words) = match key.kind {
             Type::Text => ("[a]", &[][..]),
             Type::Flag => ("maybe", &["true", "false"][..]),
-            Type::Number => ("many", &[][..]),
+            Type::Number | Type::Decimal => ("many", &[][..]),
             Type::List => ("{a: b}", &[][..]),
             Type::OneOf(words) | Type::Flags(words) => ("[another]", words),
         };

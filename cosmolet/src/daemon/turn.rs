@@ -345,10 +345,11 @@ impl Control {
 
     fn tell(&mut self) {
         let now = self.around.book.now();
-        let services = self.engine.service_count();
+        let engine = &self.engine;
         self.around.book.summarise(|summary| {
             summary.turned_at = now;
-            summary.services = services;
+            summary.services = engine.service_count();
+            (summary.node_suspect, summary.agreement) = (engine.node_suspect(), engine.agreement());
         });
         let Self { engine, around, .. } = self;
         if !engine.has_changed() {

@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::engine::{Engine, Timer, Transition};
-use super::event::{SourceState, TrafficSample};
+use super::event::SourceState;
 use super::intent::{Decision, WithdrawReason};
 use super::observed::{BgpState, Owner};
 use super::proof::Proof;
 use super::service::{PodView, Refusal, ServiceView};
 use super::traffic::TrafficHealth;
 use super::types::{Mode, PodKey, ServiceKey, Timestamp, Vip};
-use super::vip::{Claim, VipEntry, jitter};
+use super::verdict::Verdict;
+use super::vip::{Claim, VipEntry};
 
 /// A pod's restarts, and the Services that it stands behind on this node.
 #[derive(Clone, Debug, Default)]
@@ -54,7 +55,7 @@ impl Engine {
             self.pods.entry(pod.clone()).or_default().stands_behind(&view.key);
         }
         if let Some(old) = old {
-            self.renew_proofs(&old, &view);
+            self.renew_proofs(&old, &view, now);
             self.drop_claims(&old, Some(&view), now);
             self.drop_pods(&old, Some(&view));
         }
@@ -108,7 +109,19 @@ impl Engine {
             let control = view.control_plane(*claim, healthy);
             let (service, kind, ports) = (view.key.clone(), claim.kind, view.ports.clone());
             let (traffic, prove, proof) = (TrafficHealth::default(), view.prove, Proof::default());
-            let claimed = Claim { service, kind, ports, control, prove, proof, traffic };
+            let policy = view.policy;
+            let claimed = Claim {
+                service,
+                kind,
+                ports,
+                control,
+                control_at: now,
+                prove,
+                proof,
+                policy,
+                traffic,
+                told: Verdict::default(),
+            };
             let came = self.vips.entry(claim.vip).or_default().claim(claimed);
             self.proof_of(claim.vip, &view.key, came, now);
             self.decide(claim.vip, now);
@@ -156,23 +169,6 @@ impl Engine {
             self.synced = true;
             self.adopt();
             self.decide_all(now);
-        }
-    }
-
-    pub(super) fn traffic(&mut self, sample: &TrafficSample, now: Timestamp) {
-        let Some(entry) = self.vips.get_mut(&sample.vip) else { return };
-        let (mode, rules) = (self.settings.traffic_mode, &self.settings.traffic);
-        let mut changed = false;
-        if sample.counts.completed > 0 {
-            entry.served_at = Some(now);
-        }
-        for claim in entry.claims.iter_mut().filter(|claim| claim.ports.contains(&sample.port)) {
-            let spread = jitter(self.settings.seed, sample.vip, claim.traffic.ejections());
-            changed |= claim.traffic.sample(sample, now, mode, rules, spread);
-        }
-        if changed {
-            self.decide(sample.vip, now);
-            self.touch(sample.vip);
         }
     }
 

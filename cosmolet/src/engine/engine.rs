@@ -8,12 +8,14 @@ use std::time::Duration;
 use super::control::PodRecord;
 use super::diff::{DiffContext, difference};
 use super::event::{Event, ProbePurpose, SourceState};
+use super::explain::Heard;
 use super::intent::Decision;
 use super::observed::{BgpState, Observed};
 use super::plan::{Plan, Step};
 use super::probes::Round;
 use super::rules::VipRules;
 use super::service::{NodeView, ServiceView};
+use super::signals::NodeSignals;
 use super::traffic::{TrafficMode, TrafficRules};
 use super::types::{PodKey, ServiceKey, Timestamp, Vip};
 use super::vip::VipEntry;
@@ -104,6 +106,8 @@ pub struct Engine {
     /// VIPs whose probes are wanted, and why.
     pub(super) wanted: BTreeMap<Vip, ProbePurpose>,
     pub(super) round: Round,
+    pub(super) signals: NodeSignals,
+    pub(super) heard: Heard,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,12 +139,15 @@ impl Engine {
             planned_for: None,
             wanted: BTreeMap::new(),
             round: Round::default(),
+            signals: NodeSignals::default(),
+            heard: Heard::default(),
         }
     }
 
     /// Takes one event. Never fails; what it cannot use it ignores.
     pub fn handle(&mut self, event: Event, now: Timestamp) {
         self.fire_timers(now);
+        self.heard.note(&event, now);
         match event {
             Event::Service(view) => self.service(*view, now),
             Event::ServiceGone(key) => self.service_gone(&key, now),
@@ -153,7 +160,7 @@ impl Engine {
             Event::Pod(key, view) => self.pod(key, view, now),
             Event::PodGone(key) => self.pod_gone(&key, now),
             Event::Source(state) => self.source(state, now),
-            Event::Traffic(samples) => samples.iter().for_each(|sample| self.traffic(sample, now)),
+            Event::Traffic(samples) => self.traffic(&samples, now),
             Event::Probe(reports) => reports.iter().for_each(|report| self.probe(report, now)),
             Event::Prober(state) => self.prober(state, now),
             Event::Kernel(event) => self.kernel(event, now),
@@ -277,7 +284,10 @@ impl Engine {
                     self.settle(vip, now);
                     self.touch(vip);
                 }
-                Some((_, Timer::Probe(vip))) => self.want_probe(vip, ProbePurpose::Conviction),
+                Some((_, Timer::Probe(vip))) => {
+                    self.follow_doubt(vip, now);
+                    self.want_doubtful(vip);
+                }
                 Some((_, Timer::Pod(pod))) => self.refresh_pod(&pod, now),
                 None => {}
             }
@@ -285,8 +295,9 @@ impl Engine {
     }
 
     /// Lets the time that has passed count for one VIP.
-    fn settle(&mut self, vip: Vip, now: Timestamp) {
+    pub(super) fn settle(&mut self, vip: Vip, now: Timestamp) {
         self.prove_on(vip, now);
+        self.hold_back_trials(vip, now);
         let Some(entry) = self.vips.get_mut(&vip) else { return };
         let ticked = entry.claims.iter_mut().map(|claim| claim.traffic.tick(now, &self.settings.traffic));
         if ticked.fold(false, |any, changed| any | changed) {

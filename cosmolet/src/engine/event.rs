@@ -199,6 +199,8 @@ pub enum ProbePurpose {
     Proof,
     /// The VIP is withdrawn by its traffic and wants to come back.
     Trial,
+    /// Clients are served, and no probe has passed yet: one that passes now gives one that fails later its meaning.
+    Reference,
     /// Nobody has connected for a while.
     Round,
 }
@@ -211,6 +213,7 @@ impl ProbePurpose {
             Self::Conviction => "conviction",
             Self::Proof => "proof",
             Self::Trial => "trial",
+            Self::Reference => "reference",
             Self::Round => "round",
         }
     }

@@ -36,6 +36,8 @@ pub enum WithdrawReason {
     NodeUnknown,
     /// New connections were refused by this host itself: nothing translates the VIP to a backend.
     HostRefuses,
+    /// New connections through this node fail, and a second key agrees.
+    ConnectionsFail,
     /// It waits, for a moment, for a wire-true probe to pass.
     Proving,
     /// No wire-true probe has passed, and its Service requires one (`cosmolet.io/prove: required`).
@@ -62,6 +64,7 @@ impl WithdrawReason {
             Self::NodeCordoned => "NodeCordoned",
             Self::NodeUnknown => "NodeUnknown",
             Self::HostRefuses => "HostRefuses",
+            Self::ConnectionsFail => "ConnectionsFail",
             Self::Proving => "Proving",
             Self::Unproven => "Unproven",
             Self::ServiceGone => "ServiceGone",
@@ -84,6 +87,9 @@ impl WithdrawReason {
             Self::NodeUnknown => "the node object has not been seen, and the VIP was not up",
             Self::HostRefuses => {
                 "this host itself refuses its new connections: nothing translates the VIP to a backend"
+            }
+            Self::ConnectionsFail => {
+                "its new connections through this node fail, and probes or its owner's choice confirm it"
             }
             Self::Proving => "it waits for a probe of its data plane to pass (traffic.prove_seconds)",
             Self::Unproven => "no probe of its data plane has passed, and its Service says cosmolet.io/prove: required",
@@ -109,7 +115,7 @@ pub enum VipHealth {
     Proving,
     /// It can be served.
     Up,
-    /// The traffic says no, but nothing acts on it (`traffic.mode: observe`).
+    /// The traffic says no, but nothing acts on it: `traffic.mode: observe`, no second key, or a guard.
     Suspect(WithdrawReason),
     /// It cannot be served.
     Down(WithdrawReason),

@@ -15,6 +15,7 @@ mod effects;
 #[expect(clippy::module_inception, reason = "the type that gives the module its name, in a file of its own")]
 pub mod engine;
 pub mod event;
+pub mod explain;
 pub mod intent;
 pub mod observed;
 pub mod plan;
@@ -22,9 +23,11 @@ mod probes;
 pub mod proof;
 pub mod rules;
 pub mod service;
+pub mod signals;
 pub mod status;
 pub mod traffic;
 pub mod types;
+pub mod verdict;
 mod vip;
 
 pub use engine::{Engine, Settings, Transition};
@@ -35,3 +38,5 @@ mod probes_tests;
 mod property_tests;
 #[cfg(test)]
 mod scenario_tests;
+#[cfg(test)]
+mod signals_tests;

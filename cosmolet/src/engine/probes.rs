@@ -7,13 +7,13 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use super::engine::{Engine, Timer};
-use super::event::{ProbePurpose, ProbeReport, ProbeRequest};
+use super::event::{ProbeOutcome, ProbePurpose, ProbeReport, ProbeRequest};
 use super::intent::{Decision, VipHealth};
 use super::observed::ProberState;
 use super::proof::Prove;
 use super::service::ServiceView;
-use super::types::{Port, Protocol, ServiceKey, Timestamp, Vip};
-use super::vip::Claim;
+use super::types::{Port, ServiceKey, Timestamp, Vip};
+use super::vip::{Claim, VipEntry};
 
 /// The round makes its steps this far apart.
 const STEP: Duration = Duration::from_secs(1);
@@ -35,7 +35,7 @@ impl Engine {
         wanted.truncate(limit);
         let taken = wanted.into_iter().filter_map(|(purpose, vip)| {
             self.wanted.remove(&vip);
-            let ports = self.vips.get(&vip).map(|entry| probed(&entry.claims)).unwrap_or_default();
+            let ports = self.vips.get(&vip).map(|entry| probed(&entry.claims, purpose)).unwrap_or_default();
             (!ports.is_empty()).then_some(ProbeRequest { vip, ports, purpose })
         });
         taken.collect()
@@ -54,6 +54,15 @@ impl Engine {
             return;
         }
         self.wanted.entry(vip).and_modify(|known| *known = purpose.min(*known)).or_insert(purpose);
+    }
+
+    /// After a failed probe another one is wanted, until enough have failed or one passes.
+    pub(super) fn want_doubtful(&mut self, vip: Vip) {
+        let rules = &self.settings.traffic;
+        let doubtful = |entry: &VipEntry| entry.claims.iter().any(|claim| claim.proof.doubtful(rules));
+        if self.vips.get(&vip).is_some_and(doubtful) {
+            self.want_probe(vip, ProbePurpose::Conviction);
+        }
     }
 
     /// A claim was judged anew; `came` tells that the control plane says yes and did not before.
@@ -79,7 +88,8 @@ impl Engine {
     }
 
     /// Endpoints of a Service have changed: what probes have shown of the old ones proves nothing of these.
-    pub(super) fn renew_proofs(&mut self, old: &ServiceView, new: &ServiceView) {
+    pub(super) fn renew_proofs(&mut self, old: &ServiceView, new: &ServiceView, now: Timestamp) {
+        let rules = &self.settings.traffic;
         for claimed in &new.vips {
             let family = claimed.vip.family();
             if (&old.ports, old.endpoints.get(family)) == (&new.ports, new.endpoints.get(family)) {
@@ -87,6 +97,7 @@ impl Engine {
             }
             if let Some(claim) = self.vips.get_mut(&claimed.vip).and_then(|entry| entry.find(&new.key)) {
                 claim.proof.renew();
+                claim.traffic.endpoints_changed(now, rules);
             }
         }
     }
@@ -115,17 +126,23 @@ impl Engine {
     }
 
     pub(super) fn probe(&mut self, report: &ProbeReport, now: Timestamp) {
+        let rules = &self.settings.traffic;
         let Some(entry) = self.vips.get_mut(&report.vip) else { return };
         let (mut ended, mut doubtful) = (false, false);
         for claim in entry.claims.iter_mut().filter(|claim| claim.ports.contains(&report.port)) {
-            ended |= claim.proof.record(report.port, report.outcome, now);
-            doubtful |= claim.proof.doubtful();
+            ended |= claim.proof.record(report.port, report.outcome, now, rules);
+            doubtful |= claim.proof.doubtful(rules);
+            if report.outcome == ProbeOutcome::Passed {
+                claim.traffic.put_off(None);
+            }
         }
         self.changed.insert(report.vip);
+        self.judge_traffic(report.vip, now);
         if doubtful {
             self.timers.insert((now.after(DOUBTS), Timer::Probe(report.vip)));
         }
-        if ended {
+        if ended || report.outcome == ProbeOutcome::Passed {
+            self.settle(report.vip, now);
             self.decide(report.vip, now);
             self.touch(report.vip);
         }
@@ -172,24 +189,23 @@ impl Engine {
     }
 }
 
-/// The ports that are worth a probe: of TCP, of claims that the control plane says yes to.
-fn probed(claims: &[Claim]) -> Vec<Port> {
+/// The ports that are worth a probe: of TCP, of claims that the control plane says yes to; for a conviction those alone
+/// through which one has passed before.
+fn probed(claims: &[Claim], purpose: ProbePurpose) -> Vec<Port> {
     let good = claims.iter().filter(|claim| claim.control.is_ok());
-    let mut ports: Vec<Port> = good.flat_map(|claim| &claim.ports).filter(|port| is_tcp(port)).copied().collect();
+    let worth = |claim: &Claim, port: &Port| purpose != ProbePurpose::Conviction || claim.proof.knows(*port);
+    let ports = good.flat_map(|claim| claim.ports.iter().filter(move |port| port.is_tcp() && worth(claim, port)));
+    let mut ports: Vec<Port> = ports.copied().collect();
     ports.sort_unstable();
     ports.dedup();
     ports
 }
 
 fn provable(claim: &Claim) -> bool {
-    claim.ports.iter().any(is_tcp)
+    claim.ports.iter().any(Port::is_tcp)
 }
 
-const fn is_tcp(port: &Port) -> bool {
-    matches!(port.protocol, Protocol::Tcp)
-}
-
-impl super::vip::VipEntry {
+impl VipEntry {
     /// It is advertised, and nobody has completed a handshake for as long as a round takes.
     fn idle(&self, now: Timestamp, round: Duration) -> bool {
         let served = self.served_at.is_some_and(|at| now.since(at) < round);

@@ -9,6 +9,7 @@ use super::proof::{Proof, Prove};
 use super::service::{
     EndpointCondition, EndpointScope, Endpoints, LocalEndpoint, NodeView, ServiceView, Terminating, VipClaim, VipKind,
 };
+use super::traffic::{TrafficPolicy, TrafficRules};
 use super::types::{ObjectKey, PerFamily, Port, Protocol, Timestamp, Vip};
 use super::{Engine, Settings};
 
@@ -61,6 +62,7 @@ impl Story {
             ports: vec![Port { protocol, number: 80 }],
             terminating: Terminating::Serving,
             prove,
+            policy: TrafficPolicy::default(),
             endpoints: PerFamily {
                 v4: Endpoints { local: (0..ready).map(pod).collect(), ..Endpoints::default() },
                 v6: Endpoints::default(),
@@ -204,18 +206,46 @@ fn idle_vips_are_probed_once_a_round_and_doubts_are_followed() {
 
 #[test]
 fn three_failures_convince_once_one_has_passed_with_these_endpoints() {
-    let (now, mut proof) = (Timestamp::ZERO, Proof::default());
+    let (rules, now, mut proof) =
+        (TrafficRules::default(), Timestamp::from_start(Duration::from_secs(9)), Proof::default());
     for _ in 0..9 {
-        proof.record(PORT, ProbeOutcome::Silent, now);
-        assert!(!proof.convinces() && !proof.doubtful());
+        proof.record(PORT, ProbeOutcome::Silent, now, &rules);
+        assert!(!proof.convinces(PORT, now, &rules) && !proof.doubtful(&rules));
     }
-    proof.record(PORT, ProbeOutcome::Passed, now);
-    proof.record(PORT, ProbeOutcome::Silent, now);
-    proof.record(PORT, ProbeOutcome::Lost, now);
-    proof.record(PORT, ProbeOutcome::RefusedByHost, now);
-    assert!(!proof.convinces() && proof.doubtful());
-    proof.record(PORT, ProbeOutcome::RefusedByBackend, now);
-    assert!(proof.convinces());
+    for outcome in [ProbeOutcome::Passed, ProbeOutcome::Silent, ProbeOutcome::Lost, ProbeOutcome::RefusedByHost] {
+        proof.record(PORT, outcome, now, &rules);
+    }
+    assert!(!proof.convinces(PORT, now, &rules) && proof.doubtful(&rules));
+    proof.record(PORT, ProbeOutcome::RefusedByBackend, now, &rules);
+    assert!(proof.convinces(PORT, now, &rules));
+    assert!(!proof.convinces(Port { number: 81, ..PORT }, now, &rules), "another port's probes");
     proof.renew();
-    assert!(!proof.convinces() && !proof.proven());
+    assert!(!proof.convinces(PORT, now, &rules) && !proof.proven());
+}
+
+#[test]
+fn failures_of_long_ago_convince_nobody() {
+    let (rules, mut proof) = (TrafficRules::default(), Proof::default());
+    let at = |seconds| Timestamp::from_start(Duration::from_secs(seconds));
+    proof.record(PORT, ProbeOutcome::Passed, at(0), &rules);
+    for second in 1..=3 {
+        proof.record(PORT, ProbeOutcome::Silent, at(second), &rules);
+    }
+    assert!(proof.convinces(PORT, at(33), &rules) && !proof.convinces(PORT, at(34), &rules));
+    proof.record(PORT, ProbeOutcome::Silent, at(60), &rules);
+    assert!(!proof.convinces(PORT, at(60), &rules), "not in a row");
+}
+
+#[test]
+fn a_reference_is_asked_for_until_one_passes_on_every_port() {
+    let (rules, mut proof) = (TrafficRules::default(), Proof::default());
+    let at = |seconds| Timestamp::from_start(Duration::from_secs(seconds));
+    let udp = Port { protocol: Protocol::Udp, number: 53 };
+    let asked = |proof: &mut Proof| (0..100).filter(|second| proof.reference_due(&[PORT, udp], at(*second))).count();
+    assert_eq!(asked(&mut proof), 4, "at 0, 10, 30 and 70 s");
+    proof.renew();
+    assert!(proof.reference_due(&[PORT], at(100)), "other endpoints");
+    proof.record(PORT, ProbeOutcome::Passed, at(101), &rules);
+    assert!(!proof.reference_due(&[PORT, udp], at(1000)));
+    assert!(proof.reference_due(&[PORT, Port { number: 81, ..PORT }], at(1000)));
 }

@@ -6,13 +6,16 @@
 use std::time::Duration;
 
 use super::event::ProbeOutcome;
+use super::traffic::TrafficRules;
 use super::types::{Port, Timestamp};
 
-/// Probes in a row that must fail before their failing means anything.
-const CONVINCING: u32 = 3;
 /// The time between two probes of a claim that waits: doubled each time, up to the last.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LAST_RETRY: Duration = Duration::from_millis(500);
+/// The time between two probes of a claim that clients are served through and that none has passed yet, doubled likewise:
+/// without one that passes, none that fails means anything.
+const FIRST_REFERENCE: Duration = Duration::from_secs(10);
+const LAST_REFERENCE: Duration = Duration::from_secs(600);
 
 /// Whether a Service's VIPs wait for a proof (`cosmolet.io/prove`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +38,9 @@ pub struct Proof {
     ports: Vec<(Port, Passed)>,
     /// It has waited in vain and no probe has ever passed: something refuses probes, and to wait again would be in vain.
     vain: bool,
+    /// A reference is not asked for before this point; so many were.
+    reference_at: Timestamp,
+    references: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +49,8 @@ struct Passed {
     at: Timestamp,
     /// How many in a row have failed since; a lost one counts for nothing.
     failures: u32,
+    /// When the last of those came.
+    failed_at: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,6 +95,19 @@ impl Proof {
     /// The endpoints have changed: what passed before proves nothing of these.
     pub fn renew(&mut self) {
         self.ports.clear();
+        (self.reference_at, self.references) = (Timestamp::ZERO, 0);
+    }
+
+    /// Clients are served: a probe that passes now would make one that fails later mean something. True where one is due
+    /// for some port of these.
+    pub fn reference_due(&mut self, ports: &[Port], now: Timestamp) -> bool {
+        let lacks = |port: &Port| port.is_tcp() && !self.knows(*port);
+        if now < self.reference_at || !ports.iter().any(lacks) {
+            return false;
+        }
+        let pause = FIRST_REFERENCE.saturating_mul(1 << self.references.min(16)).min(LAST_REFERENCE);
+        (self.reference_at, self.references) = (now.after(pause), self.references.saturating_add(1));
+        true
     }
 
     /// A probe is wanted by now; the next one is due later.
@@ -102,13 +123,13 @@ impl Proof {
     }
 
     /// Takes an outcome. Returns true where the wait has ended.
-    pub fn record(&mut self, port: Port, outcome: ProbeOutcome, now: Timestamp) -> bool {
+    pub fn record(&mut self, port: Port, outcome: ProbeOutcome, now: Timestamp, rules: &TrafficRules) -> bool {
         self.last = Some((now, outcome));
         let waited = self.waits();
         let known = self.ports.iter_mut().find(|(known, _)| *known == port);
         match (outcome, known) {
             (ProbeOutcome::Passed, known) => {
-                let passed = Passed { at: now, failures: 0 };
+                let passed = Passed { at: now, failures: 0, failed_at: now };
                 match known {
                     Some((_, known)) => *known = passed,
                     None => self.ports.push((port, passed)),
@@ -119,7 +140,12 @@ impl Proof {
             (
                 ProbeOutcome::RefusedByBackend | ProbeOutcome::RefusedByHost | ProbeOutcome::Silent,
                 Some((_, passed)),
-            ) => passed.failures = passed.failures.saturating_add(1),
+            ) => {
+                // Failures long ago and one of now are not in a row.
+                let row = now.since(passed.failed_at) <= rules.probe_age;
+                passed.failures = if row { passed.failures.saturating_add(1) } else { 1 };
+                passed.failed_at = now;
+            }
             (ProbeOutcome::RefusedByBackend | ProbeOutcome::RefusedByHost | ProbeOutcome::Silent, None) => {}
             (ProbeOutcome::Lost, _) => self.wait = Wait::No,
         }
@@ -147,34 +173,69 @@ impl Proof {
         }
     }
 
+    /// The latest end of a wait, `Some(None)` for one without end; nothing where none is.
+    #[must_use]
+    pub fn waits_until(&self, limit: Option<Duration>) -> Option<Option<Timestamp>> {
+        match self.wait {
+            Wait::Since(since, ..) => Some(limit.map(|limit| since.after(limit))),
+            Wait::No => None,
+        }
+    }
+
     /// It has waited for longer than `limit`: the wait is no longer a matter of moments.
     #[must_use]
     pub fn waits_longer_than(&self, limit: Duration, now: Timestamp) -> bool {
         matches!(self.wait, Wait::Since(since, ..) if now.since(since) >= limit)
     }
 
-    /// The last three probes of a port have failed, of endpoints with which one had passed before.
+    /// One has passed through this port.
     #[must_use]
-    pub fn convinces(&self) -> bool {
-        self.worst() >= CONVINCING
+    pub fn knows(&self, port: Port) -> bool {
+        self.ports.iter().any(|(known, _)| *known == port)
     }
 
-    /// Some of the last probes have failed, too few to mean anything yet.
+    /// The last probes of this port have failed lately, `traffic.rule.probes` of them, of endpoints with which one had
+    /// passed before.
     #[must_use]
-    pub fn doubtful(&self) -> bool {
-        (1..CONVINCING).contains(&self.worst())
+    pub fn convinces(&self, port: Port, now: Timestamp, rules: &TrafficRules) -> bool {
+        let of = self.ports.iter().find(|(known, _)| *known == port);
+        of.is_some_and(|(_, passed)| passed.failures >= rules.probes && now.since(passed.failed_at) <= rules.probe_age)
+    }
+
+    /// Some of the last probes of a port have failed, too few to mean anything yet.
+    #[must_use]
+    pub fn doubtful(&self, rules: &TrafficRules) -> bool {
+        self.ports.iter().any(|(_, passed)| (1..rules.probes).contains(&passed.failures))
+    }
+
+    /// One has passed through some port of these before, and the last one has failed, lately.
+    #[must_use]
+    pub fn fails(&self, ports: &[Port], now: Timestamp, rules: &TrafficRules) -> bool {
+        let lately = |passed: &Passed| passed.failures > 0 && now.since(passed.failed_at) <= rules.probe_age;
+        self.ports.iter().any(|(port, passed)| ports.contains(port) && lately(passed))
+    }
+
+    /// One has passed before through a port of these, and none has since then.
+    #[must_use]
+    pub fn lacks_one_since(&self, ports: &[Port], since: Timestamp) -> bool {
+        let lacks = |passed: &Passed| passed.failures > 0 || passed.at < since;
+        self.ports.iter().any(|(port, passed)| ports.contains(port) && lacks(passed))
+    }
+
+    /// What is known of each port's probes: when one last passed, how many failed since, and when the last of them did.
+    pub fn ports(&self) -> impl Iterator<Item = (Port, Timestamp, u32, Timestamp)> {
+        self.ports.iter().map(|(port, passed)| (*port, passed.at, passed.failures, passed.failed_at))
+    }
+
+    /// Forgets the ports that are no longer declared.
+    pub fn keep_ports(&mut self, declared: &[Port]) {
+        self.ports.retain(|(port, _)| declared.contains(port));
     }
 
     /// A probe has passed with the endpoints as they are: only then does one that fails mean anything.
     #[must_use]
     pub const fn proven(&self) -> bool {
         !self.ports.is_empty()
-    }
-
-    /// The last probe of each port that ever passed has passed, one of them since then.
-    #[must_use]
-    pub fn passed_since(&self, since: Timestamp) -> bool {
-        self.worst() == 0 && self.ports.iter().any(|(_, passed)| passed.at >= since)
     }
 
     fn worst(&self) -> u32 {

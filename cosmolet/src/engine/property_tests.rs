@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::event::{Event, Handshakes, SourceState, TrafficCounts, TrafficSample};
+use super::event::{Event, Handshakes, ProbeOutcome, ProbeReport, SourceState, TrafficCounts, TrafficSample};
 use super::intent::Decision;
-use super::observed::{BgpFault, BgpState, BgpView, KernelEvent, KernelState, LoopbackAddress, Owner, ProgramsState};
+use super::observed::{
+    BgpFault, BgpState, BgpView, KernelEvent, KernelState, LoopbackAddress, Owner, ProberState, ProgramsState,
+};
 use super::plan::{Applied, Outcome, Plan, Step};
 use super::service::{
     EndpointCondition, EndpointCounts, EndpointScope, Endpoints, LocalEndpoint, NodeView, PodView, ServiceView,
     Terminating, VipClaim, VipKind,
 };
-use super::traffic::TrafficMode;
+use super::traffic::{SecondKey, TrafficMode, TrafficPolicy};
 use super::types::{Mode, ObjectKey, PerFamily, Port, Protocol, Timestamp, Vip};
 use super::{Engine, Settings};
 
@@ -151,6 +153,7 @@ enum How {
 fn service() -> impl Strategy<Value = Event> {
     (0..4_u8, prop::collection::btree_set(0..6_u8, 0..3), 0..3_u8, 0..2_u8, 0..3_u32, any::<bool>(), 0..8_u8).prop_map(
         |(name, vips, ready, draining, remote, local, ports)| {
+            let evidence = if ports % 2 == 0 { SecondKey::Passive } else { SecondKey::Probe };
             let scope = if local { EndpointScope::Local } else { EndpointScope::Cluster };
             let endpoint =
                 |n: u8, condition| LocalEndpoint { pod: Some(ObjectKey::new("d", &format!("pod{n}"))), condition };
@@ -164,6 +167,7 @@ fn service() -> impl Strategy<Value = Event> {
                 ports: if ports == 0 { Vec::new() } else { vec![port()] },
                 terminating: Terminating::Serving,
                 prove: super::proof::Prove::Wait,
+                policy: TrafficPolicy { evidence, ..TrafficPolicy::default() },
                 endpoints: PerFamily { v4: endpoints.clone(), v6: endpoints },
             }))
         },
@@ -191,19 +195,48 @@ fn object() -> impl Strategy<Value = Event> {
     ]
 }
 
+/// The host refuses all, or the backend does, or all is well.
+fn traffic() -> impl Strategy<Value = Event> {
+    (0..6_u8, 0..50_u64, 0..4_u8).prop_map(|(n, syn, how)| {
+        let counts = |rst_host, completed| TrafficCounts { syn, rst_host, completed, ..TrafficCounts::default() };
+        let handshakes = |refused_backend, completed| Handshakes {
+            refused_backend,
+            completed,
+            failed_prefixes: 0b111,
+            one_in: 1,
+            ..Handshakes::default()
+        };
+        let (counts, handshakes) = match how {
+            0 => (counts(syn, 0), Handshakes::default()),
+            1 => (counts(0, syn), handshakes(0, syn)),
+            _ => (counts(0, 0), handshakes(syn, 0)),
+        };
+        Event::Traffic(vec![TrafficSample {
+            vip: vip(n),
+            port: port(),
+            span: Duration::from_secs(1),
+            counts,
+            handshakes,
+        }])
+    })
+}
+
+fn probe() -> impl Strategy<Value = Event> {
+    (0..6_u8, prop::sample::select(ProbeOutcome::ALL.to_vec()))
+        .prop_map(|(n, outcome)| Event::Probe(vec![ProbeReport { vip: vip(n), port: port(), outcome, latency: None }]))
+}
+
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         8 => object().prop_map(Act::Event),
         1 => Just(Act::Event(Event::Source(SourceState::Synced))),
         1 => Just(Act::Event(Event::Source(SourceState::Stale("gone".to_owned())))),
         1 => Just(Act::Event(Event::Programs(ProgramsState::Running(vec!["eth0".to_owned()])))),
-        2 => (0..6_u8, 0..50_u64).prop_map(|(n, syn)| Act::Event(Event::Traffic(vec![TrafficSample {
-            vip: vip(n),
-            port: port(),
-            span: Duration::from_secs(1),
-            counts: TrafficCounts { syn, rst_host: syn, ..Default::default() },
-            handshakes: Handshakes::default(),
-        }]))),
+        3 => traffic().prop_map(Act::Event),
+        2 => probe().prop_map(Act::Event),
+        1 => any::<bool>().prop_map(|on| Act::Event(Event::Prober(
+            if on { ProberState::Running } else { ProberState::Off("gone".to_owned()) }
+        ))),
         1 => (0..5_u8, any::<bool>()).prop_map(|(n, there)| Act::Foreign(n, there)),
         1 => (0..5_u8, any::<bool>()).prop_map(|(n, there)| Act::ForeignNetwork(n, there)),
         1 => Just(Act::Restart),
@@ -245,6 +278,10 @@ impl Run {
     fn plan(&mut self, how: How) -> Plan {
         let plan = self.engine.plan(self.now);
         assert!(!self.engine.wants_withdrawal(), "a withdrawal that the plan left out");
+        self.engine.take_probes(3);
+        for explanation in (0..6).filter_map(|n| self.engine.explain(vip(n), self.now)) {
+            assert!(!explanation.would_change().is_empty(), "{explanation:?}");
+        }
         let applied = self.world.apply(&plan, how);
         self.handle(Event::Applied(applied));
         plan

@@ -37,6 +37,7 @@ fn service(name: &str, ready: usize) -> Event {
         ports: vec![port()],
         terminating: Terminating::Serving,
         prove: super::proof::Prove::Wait,
+        policy: super::traffic::TrafficPolicy::default(),
         endpoints: PerFamily { v4: endpoints, v6: Endpoints::default() },
     }))
 }

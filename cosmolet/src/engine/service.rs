@@ -5,6 +5,7 @@
 
 use super::intent::WithdrawReason;
 use super::proof::Prove;
+use super::traffic::TrafficPolicy;
 use super::types::{Family, PerFamily, PodKey, Port, ServiceKey, Vip};
 
 /// One Service as this node sees it, built from all of its EndpointSlices. Replaced whole, never patched.
@@ -22,6 +23,8 @@ pub struct ServiceView {
     pub terminating: Terminating,
     /// Whether its VIPs wait for a probe to pass before they are advertised.
     pub prove: Prove,
+    /// What its owner wants of the traffic verdict.
+    pub policy: TrafficPolicy,
     /// The endpoints by address family.
     pub endpoints: PerFamily<Endpoints>,
 }

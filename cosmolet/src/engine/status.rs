@@ -7,6 +7,7 @@ use super::observed::{BgpState, Owner, RibState};
 use super::proof::ProofStatus;
 use super::service::VipKind;
 use super::types::{Mode, Port, ServiceKey, Timestamp, Vip};
+use super::verdict::Verdict;
 use super::vip::VipEntry;
 
 /// How far a VIP is between decision and effect.
@@ -85,6 +86,8 @@ pub struct ClaimStatus {
     pub health: VipHealth,
     /// How often in a row its traffic has convicted it.
     pub ejections: u32,
+    /// What the traffic verdict says of it.
+    pub verdict: Verdict,
     /// What wire-true probes have shown.
     pub proof: ProofStatus,
 }
@@ -159,6 +162,7 @@ impl Engine {
                 ports: claim.ports.clone(),
                 health: if self.node.is_some() { claim.health() } else { VipHealth::Unknown },
                 ejections: claim.traffic.ejections(),
+                verdict: claim.verdict(&self.settings.traffic),
                 proof: claim.proof.status(),
             })
             .collect()

@@ -1,13 +1,28 @@
 //! The data plane's verdict over one Service's claim to a VIP.
 //!
-//! Owns the rule and its memory. The rule: this host itself answers new connections with RST or ICMP unreachable, which
-//! means that nothing translates the VIP to a backend. Never judges by what clients do.
+//! Owns the rule and its memory. Two things are held against a claim: this host itself answers new connections with RST
+//! or ICMP unreachable, which means that nothing translates the VIP to a backend and convicts by itself; or handshakes
+//! fail (`cusum`), which only makes it suspect until a second key turns. Never judges by what clients do.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+mod baseline;
+mod budget;
+mod cusum;
+mod flood;
+mod port;
+mod rules;
+mod sight;
 
-use super::event::{TrafficCounts, TrafficSample};
+use std::collections::BTreeMap;
+
+use super::event::TrafficSample;
+use super::intent::WithdrawReason;
 use super::types::{Port, Protocol, Timestamp};
+use budget::Budget;
+use port::PortEvidence;
+
+pub use port::PortReport;
+pub use rules::TrafficRules;
+pub use sight::Sight;
 
 /// Whether the verdict acts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,59 +48,13 @@ impl TrafficMode {
     }
 }
 
-/// The constants of the rule.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct TrafficRules {
-    /// How far back new connections are counted.
-    pub window: Duration,
-    /// The fewest new connections in the window that can convict.
-    pub min_attempts: u64,
-    /// The share of new connections that the host refused, from which on it convicts.
-    pub refused_share: f64,
-    /// The share of completed handshakes, from which on it never convicts.
-    pub completed_share: f64,
-    /// The share of refused new connections that fails a trial.
-    pub trial_refused_share: f64,
-    /// How long a VIP stays withdrawn after its first conviction; each further one adds as much, a failed trial
-    /// doubles it.
-    pub hold: Duration,
-    /// The longest it stays withdrawn.
-    pub max_hold: Duration,
-    /// How long a trial lasts while nobody connects.
-    pub idle_trial: Duration,
-    /// How long a trial lasts at least.
-    pub min_trial: Duration,
-    /// After this long without a conviction the next one is again the first.
-    pub forgive: Duration,
-    /// After a SYN-ACK from this host's own stack (a backend in the host's network) its RSTs prove nothing for so long.
-    pub host_backend: Duration,
-}
-
-impl Default for TrafficRules {
-    fn default() -> Self {
-        Self {
-            window: Duration::from_secs(3),
-            min_attempts: 3,
-            refused_share: 0.9,
-            completed_share: 0.1,
-            trial_refused_share: 0.5,
-            hold: Duration::from_secs(30),
-            max_hold: Duration::from_secs(300),
-            idle_trial: Duration::from_secs(60),
-            min_trial: Duration::from_secs(10),
-            forgive: Duration::from_secs(900),
-            host_backend: Duration::from_secs(300),
-        }
-    }
-}
-
 /// What the traffic says of a claim.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TrafficState {
     /// Nothing against it.
     #[default]
     Clear,
-    /// The rule holds, but the mode is `observe`.
+    /// Something is held against it, and nothing acts on that.
     Suspect,
     /// Withdrawn until then.
     Convicted(Timestamp),
@@ -93,53 +62,82 @@ pub enum TrafficState {
     Trial(Timestamp),
 }
 
+/// What is held against a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Charge {
+    /// This host itself refuses new connections. Needs no second key.
+    HostRefuses,
+    /// Handshakes fail.
+    ConnectionsFail,
+}
+
+impl Charge {
+    /// The reason of a withdrawal for it.
+    #[must_use]
+    pub const fn reason(self) -> WithdrawReason {
+        match self {
+            Self::HostRefuses => WithdrawReason::HostRefuses,
+            Self::ConnectionsFail => WithdrawReason::ConnectionsFail,
+        }
+    }
+}
+
+/// What a Service's owner wants of the verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrafficPolicy {
+    /// `cosmolet.io/on-traffic-fault`
+    pub fault: OnFault,
+    /// `cosmolet.io/on-traffic-evidence`
+    pub evidence: SecondKey,
+}
+
+/// What a conviction leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFault {
+    /// The VIP is withdrawn.
+    #[default]
+    Withdraw,
+    /// Nothing: it stays suspect.
+    Ignore,
+}
+
+/// What must join a suspicion before it convicts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SecondKey {
+    /// Three wire-true probes in a row fail, of endpoints with which one had passed.
+    #[default]
+    Probe,
+    /// Nothing: the owner trusts the traffic alone.
+    Passive,
+}
+
+/// The terms on which a claim is judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    /// Whether a conviction acts.
+    pub mode: TrafficMode,
+    /// The constants.
+    pub rules: &'a TrafficRules,
+    /// In -0.1 to 0.1: spreads the returns of many nodes.
+    pub jitter: f64,
+    /// The second key has turned: a suspicion convicts.
+    pub second_key: bool,
+}
+
 /// The memory of one claim's traffic.
 #[derive(Clone, Debug, Default)]
 pub struct TrafficHealth {
-    ports: BTreeMap<Port, PortWindow>,
+    ports: BTreeMap<Port, PortEvidence>,
     state: TrafficState,
+    charge: Option<Charge>,
     ejections: u32,
     convicted_at: Option<Timestamp>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct PortWindow {
-    samples: VecDeque<(Timestamp, TrafficCounts)>,
-    host_backend_at: Option<Timestamp>,
-}
-
-impl PortWindow {
-    fn push(&mut self, counts: TrafficCounts, now: Timestamp, window: Duration) {
-        if counts.syn_ack_host > 0 {
-            self.host_backend_at = Some(now);
-        }
-        self.samples.push_back((now, counts));
-        // A sample covers the tick before its time stamp: three samples of a second are a window of three seconds.
-        while self.samples.front().is_some_and(|(at, _)| now.since(*at) >= window) {
-            self.samples.pop_front();
-        }
-    }
-
-    /// The shares of refused and of completed new connections in the newest sample, in the newest two, and so on as far
-    /// as the window reaches, wherever there were enough of them to tell. The shortest span sees a sudden end first;
-    /// the longest gathers rare connections.
-    fn shares(&self, now: Timestamp, rules: &TrafficRules, min_attempts: u64) -> Vec<(f64, f64)> {
-        if self.host_backend_at.is_some_and(|at| now.since(at) < rules.host_backend) {
-            return Vec::new();
-        }
-        let recent = self.samples.iter().rev().take_while(|(at, _)| now.since(*at) < rules.window);
-        let sums = recent.scan(TrafficCounts::default(), |sum, (_, counts)| {
-            *sum = sum.plus(*counts);
-            Some(*sum)
-        });
-        sums.filter(|sum| sum.syn >= min_attempts.max(1)).map(|sum| shares(&sum)).collect()
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "shares of connection counts far below 2^52")]
-fn shares(sum: &TrafficCounts) -> (f64, f64) {
-    let attempts = sum.syn as f64;
-    (sum.rst_host.saturating_add(sum.unreachable_host) as f64 / attempts, sum.completed as f64 / attempts)
+    /// The ports that it was convicted for.
+    blamed: Vec<Port>,
+    quiet_until: Option<Timestamp>,
+    /// Its trial waits for a probe, until this point at least.
+    put_off: Option<Timestamp>,
+    budget: Budget,
 }
 
 impl TrafficHealth {
@@ -149,48 +147,71 @@ impl TrafficHealth {
         self.state
     }
 
+    /// What is held against it, or was when it was convicted.
+    #[must_use]
+    pub const fn charge(&self) -> Option<Charge> {
+        self.charge
+    }
+
     /// How often in a row the traffic has convicted this claim.
     #[must_use]
     pub const fn ejections(&self) -> u32 {
         self.ejections
     }
 
-    /// Takes one sample of a declared port. Returns true where the state has changed.
-    ///
-    /// `jitter` in -0.1 to 0.1 spreads the returns of many nodes.
-    pub fn sample(
-        &mut self,
-        sample: &TrafficSample,
-        now: Timestamp,
-        mode: TrafficMode,
-        rules: &TrafficRules,
-        jitter: f64,
-    ) -> bool {
+    /// The point of the last conviction.
+    #[must_use]
+    pub const fn convicted_at(&self) -> Option<Timestamp> {
+        self.convicted_at
+    }
+
+    /// The ports that it was last convicted for.
+    #[must_use]
+    pub fn blamed(&self) -> &[Port] {
+        &self.blamed
+    }
+
+    /// Takes one sample of a declared port and judges. Returns true where the state has changed.
+    pub fn sample(&mut self, sample: &TrafficSample, now: Timestamp, terms: &Terms<'_>) -> bool {
+        self.observe(sample, now, terms);
+        self.judge(now, terms)
+    }
+
+    /// Takes one sample of a declared port.
+    pub fn observe(&mut self, sample: &TrafficSample, now: Timestamp, terms: &Terms<'_>) {
         // Only TCP tells a new connection from an old one by a single packet.
-        if sample.port.protocol != Protocol::Tcp || mode == TrafficMode::Off {
-            return false;
+        if sample.port.protocol == Protocol::Tcp && terms.mode != TrafficMode::Off {
+            // What still comes to a withdrawn VIP is neither evidence nor usual.
+            let withdrawn = matches!(self.state, TrafficState::Convicted(_));
+            let quiet = withdrawn || self.quiet_until.is_some_and(|until| now < until);
+            self.ports.entry(sample.port).or_default().push(sample, quiet, now, terms.rules);
         }
-        let window = self.ports.entry(sample.port).or_default();
-        window.push(sample.counts, now, rules.window);
-        let before = self.state;
-        match self.state {
-            TrafficState::Clear | TrafficState::Suspect => self.judge(now, mode, rules, jitter),
-            TrafficState::Trial(since) => self.judge_trial(since, now, rules, jitter),
-            TrafficState::Convicted(_) => {}
+    }
+
+    /// Judges by what was observed. Returns true where the state has changed.
+    pub fn judge(&mut self, now: Timestamp, terms: &Terms<'_>) -> bool {
+        let before = (self.state, self.charge);
+        if terms.mode != TrafficMode::Off {
+            match self.state {
+                TrafficState::Clear | TrafficState::Suspect => self.judge_anew(now, terms),
+                TrafficState::Trial(since) => self.judge_trial(since, now, terms),
+                TrafficState::Convicted(_) => {}
+            }
         }
-        self.state != before
+        (self.state, self.charge) != before
     }
 
     /// Lets time pass. Returns true where the state has changed.
     pub fn tick(&mut self, now: Timestamp, rules: &TrafficRules) -> bool {
         let before = self.state;
         match self.state {
-            TrafficState::Convicted(until) if now >= until => {
-                self.ports.clear();
+            TrafficState::Convicted(_) if self.hold_is_over(now) => {
+                self.put_off = None;
+                self.ports.values_mut().for_each(PortEvidence::restart);
                 self.state = TrafficState::Trial(now);
             }
-            TrafficState::Trial(since) if now.since(since) >= rules.idle_trial => self.state = TrafficState::Clear,
-            TrafficState::Suspect if !self.refused_now(now, rules) => self.state = TrafficState::Clear,
+            TrafficState::Trial(since) if now.since(since) >= rules.idle_trial => self.clear(),
+            TrafficState::Suspect if self.charge_now(now, rules).is_none() => self.clear(),
             TrafficState::Clear | TrafficState::Suspect | TrafficState::Convicted(_) | TrafficState::Trial(_) => {}
         }
         self.state != before
@@ -202,23 +223,93 @@ impl TrafficHealth {
         match self.state {
             TrafficState::Clear => None,
             TrafficState::Suspect => Some(now.after(rules.window)),
-            TrafficState::Convicted(until) => Some(until),
+            TrafficState::Convicted(until) => Some(self.put_off.map_or(until, |later| later.max(until))),
             TrafficState::Trial(since) => Some(since.after(rules.idle_trial)),
+        }
+    }
+
+    /// Its hold is over: it may go on trial now.
+    #[must_use]
+    pub fn hold_is_over(&self, now: Timestamp) -> bool {
+        let over = matches!(self.state, TrafficState::Convicted(until) if now >= until);
+        over && self.put_off.is_none_or(|until| now >= until)
+    }
+
+    /// The ports whose handshakes fail, on trial by the stricter measure.
+    pub fn accused(&self, now: Timestamp, rules: &TrafficRules) -> impl Iterator<Item = Port> {
+        let trial = matches!(self.state, TrafficState::Trial(_));
+        let fails =
+            move |port: &PortEvidence| if trial { port.fails_trial(now, rules) } else { port.suspect(now, rules) };
+        self.ports.iter().filter(move |(_, evidence)| fails(evidence)).map(|(port, _)| *port)
+    }
+
+    /// What this node sees of the answers to its clients: of the port of which it sees least, among those with handshakes.
+    #[must_use]
+    pub fn sight(&self, rules: &TrafficRules) -> Sight {
+        self.ports.values().map(|port| port.sight(rules)).max().unwrap_or_default()
+    }
+
+    /// Nothing is concluded from its handshakes until then, as its endpoints have changed.
+    #[must_use]
+    pub fn quiet_until(&self, now: Timestamp) -> Option<Timestamp> {
+        self.quiet_until.filter(|until| now < *until)
+    }
+
+    /// Puts its trial off until then, or no longer.
+    pub const fn put_off(&mut self, until: Option<Timestamp>) {
+        self.put_off = until;
+    }
+
+    /// The endpoints have changed: their handshakes say nothing for a while.
+    pub fn endpoints_changed(&mut self, now: Timestamp, rules: &TrafficRules) {
+        if !self.ports.is_empty() {
+            self.quiet_until = Some(now.after(rules.endpoint_silence));
+            self.ports.values_mut().for_each(PortEvidence::forget_handshakes);
         }
     }
 
     /// Forgets the ports that are no longer declared.
     pub fn keep_ports(&mut self, declared: &[Port]) {
         self.ports.retain(|port, _| declared.contains(port));
+        self.blamed.retain(|port| declared.contains(port));
     }
 
-    fn judge(&mut self, now: Timestamp, mode: TrafficMode, rules: &TrafficRules, jitter: f64) {
-        if !self.refused_now(now, rules) {
-            self.state = TrafficState::Clear;
-        } else if mode == TrafficMode::Enforce {
-            let forgiven = self.convicted_at.is_none_or(|at| now.since(at) >= rules.forgive);
+    /// What is held against it now, the weightier first.
+    #[must_use]
+    pub fn charge_now(&self, now: Timestamp, rules: &TrafficRules) -> Option<Charge> {
+        if self.refused_now(now, rules) {
+            Some(Charge::HostRefuses)
+        } else if self.ports.values().any(|port| port.suspect(now, rules)) {
+            Some(Charge::ConnectionsFail)
+        } else {
+            None
+        }
+    }
+
+    /// The withdrawals that the budget has left.
+    #[must_use]
+    pub fn budget_left(&self, now: Timestamp, rules: &TrafficRules) -> usize {
+        self.budget.left(now, rules)
+    }
+
+    /// The evidence of each port that has seen traffic, for a person.
+    pub fn reports(&self, now: Timestamp, rules: &TrafficRules) -> impl Iterator<Item = (Port, PortReport)> {
+        self.ports.iter().map(move |(port, evidence)| (*port, evidence.report(now, rules)))
+    }
+
+    fn clear(&mut self) {
+        self.state = TrafficState::Clear;
+        self.charge = None;
+    }
+
+    fn judge_anew(&mut self, now: Timestamp, terms: &Terms<'_>) {
+        let Some(charge) = self.charge_now(now, terms.rules) else { return self.clear() };
+        self.charge = Some(charge);
+        let proven = charge == Charge::HostRefuses || terms.second_key;
+        if proven && terms.mode == TrafficMode::Enforce && self.budget.has_room(now, terms.rules) {
+            let forgiven = self.convicted_at.is_none_or(|at| now.since(at) >= terms.rules.forgive);
             self.ejections = if forgiven { 1 } else { self.ejections.saturating_add(1) };
-            self.convict(now, rules, jitter);
+            self.convict(now, terms);
         } else {
             self.state = TrafficState::Suspect;
         }
@@ -231,20 +322,53 @@ impl TrafficHealth {
             .any(|(refused, completed)| refused >= rules.refused_share && completed < rules.completed_share)
     }
 
-    fn judge_trial(&mut self, since: Timestamp, now: Timestamp, rules: &TrafficRules, jitter: f64) {
+    /// A failed trial for the host's refusals is damped by its growing hold alone. Failing handshakes, the weaker evidence,
+    /// need their second key here too, and room in the budget.
+    fn judge_trial(&mut self, since: Timestamp, now: Timestamp, terms: &Terms<'_>) {
+        let rules = terms.rules;
         let shares = || self.ports.values().flat_map(|port| port.shares(now, rules, 1));
+        let acts = terms.mode == TrafficMode::Enforce;
         if shares().any(|(refused, _)| refused >= rules.trial_refused_share) {
-            self.ejections = self.ejections.saturating_mul(2).max(1);
-            self.convict(now, rules, jitter);
+            self.fail_trial(Charge::HostRefuses, acts, now, terms);
+        } else if self.ports.values().any(|port| port.fails_trial(now, rules)) {
+            if !acts || terms.second_key {
+                self.fail_trial(Charge::ConnectionsFail, acts && self.budget.has_room(now, rules), now, terms);
+            }
         } else if now.since(since) >= rules.min_trial && shares().any(|(_, completed)| completed > 0.0) {
-            self.state = TrafficState::Clear;
+            self.clear();
         }
     }
 
-    fn convict(&mut self, now: Timestamp, rules: &TrafficRules, jitter: f64) {
-        let hold = rules.hold.saturating_mul(self.ejections).min(rules.max_hold);
+    fn fail_trial(&mut self, charge: Charge, acts: bool, now: Timestamp, terms: &Terms<'_>) {
+        self.charge = Some(charge);
+        if acts {
+            self.ejections = self.ejections.saturating_mul(2).max(1);
+            self.convict(now, terms);
+        } else {
+            self.state = TrafficState::Suspect;
+        }
+    }
+
+    fn to_blame(&self, now: Timestamp, rules: &TrafficRules) -> Vec<Port> {
+        let refuses = |port: &PortEvidence| {
+            port.shares(now, rules, 1).into_iter().any(|(refused, _)| refused >= rules.trial_refused_share)
+        };
+        match self.charge {
+            Some(Charge::ConnectionsFail) => self.accused(now, rules).collect(),
+            Some(Charge::HostRefuses) | None => {
+                self.ports.iter().filter(|(_, evidence)| refuses(evidence)).map(|(port, _)| *port).collect()
+            }
+        }
+    }
+
+    fn convict(&mut self, now: Timestamp, terms: &Terms<'_>) {
+        let hold = terms.rules.hold.saturating_mul(self.ejections).min(terms.rules.max_hold);
+        self.budget.spend(now, terms.rules);
+        self.blamed = self.to_blame(now, terms.rules);
+        self.ports.values_mut().for_each(PortEvidence::forget_handshakes);
         self.convicted_at = Some(now);
-        self.state = TrafficState::Convicted(now.after(hold.mul_f64(1.0 + jitter.clamp(-0.1, 0.1))));
+        self.put_off = None;
+        self.state = TrafficState::Convicted(now.after(hold.mul_f64(1.0 + terms.jitter.clamp(-0.1, 0.1))));
     }
 }
 

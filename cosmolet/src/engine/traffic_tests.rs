@@ -1,5 +1,7 @@
+use std::time::Duration;
+
 use super::*;
-use crate::engine::event::Handshakes;
+use crate::engine::event::{Handshakes, TrafficCounts};
 use crate::engine::types::Vip;
 
 const RULES: fn() -> TrafficRules = TrafficRules::default;
@@ -28,7 +30,8 @@ fn served(syn: u64) -> TrafficSample {
 }
 
 fn feed(health: &mut TrafficHealth, sample: TrafficSample, second: u64, mode: TrafficMode) -> TrafficState {
-    health.sample(&sample, at(second), mode, &RULES(), 0.0);
+    let rules = RULES();
+    health.sample(&sample, at(second), &Terms { mode, rules: &rules, jitter: 0.0, second_key: false });
     health.state()
 }
 
@@ -122,4 +125,20 @@ fn a_conviction_long_ago_is_forgiven() {
     let mut health = TrafficHealth { ejections: 4, convicted_at: Some(at(0)), ..TrafficHealth::default() };
     assert_eq!(feed(&mut health, refused(9), 900, TrafficMode::Enforce), TrafficState::Convicted(at(930)));
     assert_eq!(health.ejections(), 1);
+}
+
+#[test]
+fn a_day_of_traffic_is_remembered_in_a_few_samples() {
+    let (mut health, rules) = (TrafficHealth::default(), RULES());
+    for second in 0..86_400 {
+        let mut sample = if second % 3 == 0 { refused(5) } else { served(5) };
+        sample.handshakes = Handshakes { completed: 5, refused_host: 5, one_in: 1, ..Handshakes::default() };
+        feed(&mut health, sample, second, TrafficMode::Enforce);
+        health.tick(at(second), &rules);
+    }
+    assert!(health.ejections() > 0, "it was convicted now and then");
+    assert_eq!(health.ports.len(), 1);
+    let (window, handshakes) = health.ports.values().next().map(PortEvidence::held).unwrap();
+    assert!(window <= 3 && handshakes <= rules.of_samples, "{window} {handshakes}");
+    assert!(health.budget.held() <= 60, "{}", health.budget.held());
 }

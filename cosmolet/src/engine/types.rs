@@ -153,6 +153,14 @@ pub struct Port {
     pub number: u16,
 }
 
+impl Port {
+    /// It is one of TCP.
+    #[must_use]
+    pub const fn is_tcp(&self) -> bool {
+        matches!(self.protocol, Protocol::Tcp)
+    }
+}
+
 impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.number, self.protocol.as_str())

@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::intent::{Decision, VipHealth, WithdrawReason};
 use super::proof::{Proof, Prove};
 use super::service::VipKind;
-use super::traffic::{TrafficHealth, TrafficState};
+use super::traffic::{TrafficHealth, TrafficPolicy, TrafficState};
 use super::types::{FNV_OFFSET, Port, ServiceKey, Timestamp, Vip, fnv};
+use super::verdict::Verdict;
 
 /// Everything the engine remembers of one VIP.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +28,8 @@ pub(super) struct VipEntry {
     pub(super) count_retry_at: Option<Timestamp>,
     /// When a client last completed a handshake.
     pub(super) served_at: Option<Timestamp>,
+    /// Its suspect ports are probed again at this point.
+    pub(super) probed_until: Option<Timestamp>,
     /// The last error of a step, until one succeeds.
     pub(super) last_error: Option<String>,
 }
@@ -38,9 +41,14 @@ pub(super) struct Claim {
     pub(super) kind: VipKind,
     pub(super) ports: Vec<Port>,
     pub(super) control: Result<(), WithdrawReason>,
+    /// When that was last judged.
+    pub(super) control_at: Timestamp,
     pub(super) prove: Prove,
     pub(super) proof: Proof,
+    pub(super) policy: TrafficPolicy,
     pub(super) traffic: TrafficHealth,
+    /// The verdict that was last told.
+    pub(super) told: Verdict,
 }
 
 impl Claim {
@@ -50,14 +58,21 @@ impl Claim {
             (Err(reason), _) => VipHealth::Down(reason),
             (Ok(()), _) if self.proof.waits() => VipHealth::Proving,
             (Ok(()), TrafficState::Clear) => VipHealth::Up,
-            (Ok(()), TrafficState::Suspect) => VipHealth::Suspect(WithdrawReason::HostRefuses),
-            (Ok(()), TrafficState::Convicted(_)) => VipHealth::Down(WithdrawReason::HostRefuses),
+            (Ok(()), TrafficState::Suspect) => VipHealth::Suspect(self.charged()),
+            (Ok(()), TrafficState::Convicted(_)) => VipHealth::Down(self.charged()),
             (Ok(()), TrafficState::Trial(_)) => VipHealth::Trial,
         }
     }
 }
 
 impl Claim {
+    const fn charged(&self) -> WithdrawReason {
+        match self.traffic.charge() {
+            Some(charge) => charge.reason(),
+            None => WithdrawReason::HostRefuses,
+        }
+    }
+
     /// How long it waits for a proof at most.
     pub(super) const fn limit(&self, prove: Option<Duration>) -> Option<Duration> {
         match self.prove {
@@ -87,7 +102,9 @@ impl VipEntry {
                 let was_good = known.control.is_ok();
                 claim.traffic = std::mem::take(&mut known.traffic);
                 claim.traffic.keep_ports(&claim.ports);
+                claim.told = known.told;
                 claim.proof = std::mem::take(&mut known.proof);
+                claim.proof.keep_ports(&claim.ports);
                 *known = claim;
                 good && !was_good
             }

@@ -120,6 +120,25 @@ pub struct TrafficStatus {
     pub probes: String,
     /// Why no probe can be sent.
     pub no_probes: Option<String>,
+    /// The handshakes of most VIPs with traffic fail: it is this node, or what it is judged by.
+    #[serde(default)]
+    pub node_suspect: bool,
+    /// How often traffic and control plane agreed.
+    #[serde(default)]
+    pub agreement: AgreementRow,
+}
+
+/// Samples of Services with traffic, about one a second each, by what the two worlds said of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgreementRow {
+    /// Both: it can be served.
+    pub both_up: u64,
+    /// The traffic alone says that it cannot.
+    pub only_traffic_down: u64,
+    /// The control plane alone says that it cannot.
+    pub only_control_down: u64,
+    /// Both: it cannot.
+    pub both_down: u64,
 }
 
 /// One VIP.
@@ -175,12 +194,18 @@ pub struct ServiceRow {
     pub name: String,
     /// `LoadBalancer`, `ClusterIP` or `ExternalIP`.
     pub kind: String,
-    /// `unknown`, `up`, `suspect`, `down` or `trial`.
+    /// `unknown`, `proving`, `up`, `suspect`, `down` or `trial`.
     pub health: String,
     /// Why it cannot be served for this Service, whatever others that share it say.
     pub reason: Option<String>,
     /// What its traffic says while nothing acts on it, in a word.
     pub suspicion: Option<String>,
+    /// What the traffic verdict says: `unknown`, `blind`, `unproven`, `clear`, `suspect`, `convicted` or `trial`.
+    #[serde(default)]
+    pub verdict: String,
+    /// Why it says so, in a word.
+    #[serde(default)]
+    pub verdict_reason: Option<String>,
     /// How often in a row its traffic has convicted it.
     pub ejections: u32,
     /// The outcome of the last wire-true probe.
@@ -302,7 +327,8 @@ impl Status {
     pub fn of(book: &Book) -> Self {
         let now = book.now();
         let summary = book.summary();
-        let vips = book.rows().iter().filter_map(|(vip, row)| vip_row(*vip, row, now)).collect();
+        let row = |(vip, row): (&Vip, &Row)| Some(vip_row(*vip, row.status.as_ref()?, row, now));
+        let vips = book.rows().iter().filter_map(row).collect();
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: seconds(now.since_start()),
@@ -342,7 +368,7 @@ impl Status {
 }
 
 /// Milliseconds are enough for a person and keep the JSON short.
-fn seconds(duration: std::time::Duration) -> f64 {
+pub(super) fn seconds(duration: std::time::Duration) -> f64 {
     (duration.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
@@ -410,6 +436,13 @@ fn traffic(summary: &Summary) -> TrafficStatus {
         control_plane_alone,
         probes: summary.prober.as_str().to_owned(),
         no_probes,
+        node_suspect: summary.node_suspect,
+        agreement: AgreementRow {
+            both_up: summary.agreement.both_up,
+            only_traffic_down: summary.agreement.only_traffic_down,
+            only_control_down: summary.agreement.only_control_down,
+            both_down: summary.agreement.both_down,
+        },
     }
 }
 
@@ -420,9 +453,8 @@ fn owner(owner: Owner) -> String {
     }
 }
 
-fn vip_row(vip: Vip, row: &Row, now: Timestamp) -> Option<VipRow> {
-    let status: &VipStatus = row.status.as_ref()?;
-    Some(VipRow {
+pub(super) fn vip_row(vip: Vip, status: &VipStatus, row: &Row, now: Timestamp) -> VipRow {
+    VipRow {
         vip: vip.to_string(),
         family: vip.family().to_string(),
         state: status.state.as_str().to_owned(),
@@ -437,7 +469,7 @@ fn vip_row(vip: Vip, row: &Row, now: Timestamp) -> Option<VipRow> {
         last_error: status.last_error.clone(),
         services: status.services.iter().map(service_row).collect(),
         traffic: row.traffic.iter().map(|(port, traffic)| port_row(*port, traffic, now)).collect(),
-    })
+    }
 }
 
 fn service_row(claim: &ClaimStatus) -> ServiceRow {
@@ -453,6 +485,8 @@ fn service_row(claim: &ClaimStatus) -> ServiceRow {
         name: claim.service.name.to_string(),
         kind: claim.kind.as_str().to_owned(),
         health: claim.health.as_str().to_owned(),
+        verdict: claim.verdict.as_str().to_owned(),
+        verdict_reason: claim.verdict.reason().map(str::to_owned),
         ejections: claim.ejections,
         probe: claim.proof.last.map(|(_, outcome)| outcome.as_str().to_owned()),
         proven: claim.proof.proven,
@@ -501,7 +535,7 @@ const fn followed(handshakes: &Handshakes) -> Followed {
     }
 }
 
-fn transition_row(book: &Book, transition: &Transition) -> TransitionRow {
+pub(super) fn transition_row(book: &Book, transition: &Transition) -> TransitionRow {
     let at = book.time_of_day(transition.at).duration_since(UNIX_EPOCH).unwrap_or_default();
     let (to, reason) = match transition.to {
         Decision::Advertise => ("advertise", None),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
@@ -50,11 +51,31 @@ impl Collector for Components {
         let unusable = i64::try_from(summary.unusable.len()).unwrap_or(i64::MAX);
         single(&mut encoder, "unusable_addresses", "Addresses of Services that are no IP address", None, unusable)?;
         notices(&summary, &mut encoder)?;
+        verdict(&summary, &mut encoder)?;
         let age = self.book.now().since(summary.turned_at).as_secs_f64();
         let help = "Time since the last turn of the control loop";
         let family = encoder.encode_descriptor("turn_age", help, Some(&Unit::Seconds), MetricType::Gauge)?;
         ConstGauge::new(age).encode(family)
     }
+}
+
+/// What the traffic verdict says of the node, and how often it agreed with the control plane.
+fn verdict(summary: &Summary, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let help = "1 while the handshakes of most VIPs with traffic fail";
+    single(encoder, "node_suspect", help, None, i64::from(summary.node_suspect))?;
+    let agreement = &summary.agreement;
+    let help = "Samples of Services with traffic, by what the control plane and the traffic said of them";
+    let mut family = encoder.encode_descriptor("verdict_samples", help, None, MetricType::Counter)?;
+    for (control, traffic, count) in [
+        ("up", "up", agreement.both_up),
+        ("up", "down", agreement.only_traffic_down),
+        ("down", "up", agreement.only_control_down),
+        ("down", "down", agreement.both_down),
+    ] {
+        let labels = [("control_plane", control), ("traffic", traffic)];
+        ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 fn single(

@@ -43,6 +43,7 @@ impl Collector for Vips {
         gauge(&rows, &mut encoder, "vip_in_rib", "1 while FRR's RIB holds a valid path of this node", valid)?;
         let peers = |row: &VipStatus| row.rib.map_or(0, |rib| i64::from(rib.advertised_to));
         gauge(&rows, &mut encoder, "vip_peers", "Peers that FRR advertises the VIP to", peers)?;
+        verdicts(&rows, &mut encoder)?;
         traffic(&rows, &mut encoder)
     }
 }
@@ -70,6 +71,17 @@ fn states(rows: &Rows, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error>
             ("health", claim.map_or("", |claim| claim.health.as_str())),
             ("mode", status.mode.map_or("", |mode| mode.as_str())),
         ]);
+        ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)
+    })
+}
+
+fn verdicts(rows: &Rows, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let help = "1 for what the traffic verdict says of the Service's VIP, with the reason";
+    let mut family = encoder.encode_descriptor("vip_verdict", help, None, MetricType::Gauge)?;
+    for_claims(rows, |status, claim, vip| {
+        let Some(verdict) = claim.map(|claim| claim.verdict) else { return Ok(()) };
+        let mut labels = identity(claim, status.vip, vip).to_vec();
+        labels.extend([("verdict", verdict.as_str()), ("reason", verdict.reason().unwrap_or_default())]);
         ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)
     })
 }

@@ -168,6 +168,7 @@ fn view(n: u32, condition: EndpointCondition) -> ServiceView {
         ports: vec![Port { protocol: Protocol::Tcp, number: 80 }],
         terminating: Terminating::Serving,
         prove: cosmolet::engine::proof::Prove::Wait,
+        policy: cosmolet::engine::traffic::TrafficPolicy::default(),
         endpoints: PerFamily { v4: Endpoints { local, ..Endpoints::default() }, v6: Endpoints::default() },
     }
 }

@@ -7,6 +7,7 @@ use std::fmt;
 
 use crate::engine::proof::Prove;
 use crate::engine::service::Terminating;
+use crate::engine::traffic::{OnFault, SecondKey, TrafficPolicy};
 
 /// `"true"` selects a Service, `"false"` excludes it, whatever the configuration says.
 pub const ADVERTISE: &str = "cosmolet.io/advertise";
@@ -16,6 +17,11 @@ pub const ADVERTISE_ALIAS: &str = "cosmolet.platformbuilds.io/announce";
 pub const TERMINATING: &str = "cosmolet.io/terminating";
 /// `wait`, `required` or `never`: whether its VIPs wait for a probe of their data plane before they are advertised.
 pub const PROVE: &str = "cosmolet.io/prove";
+
+/// `withdraw` or `ignore`: what a conviction by the traffic leads to.
+pub const ON_TRAFFIC_FAULT: &str = "cosmolet.io/on-traffic-fault";
+/// `probe` or `passive`: what must join a suspicion by failing handshakes before it convicts.
+pub const ON_TRAFFIC_EVIDENCE: &str = "cosmolet.io/on-traffic-evidence";
 
 /// Something about a Service's annotations that its owner should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +48,8 @@ pub(super) struct Annotations {
     pub(super) terminating: Terminating,
     /// [`PROVE`].
     pub(super) prove: Prove,
+    /// [`ON_TRAFFIC_FAULT`] and [`ON_TRAFFIC_EVIDENCE`].
+    pub(super) policy: TrafficPolicy,
     /// What is wrong with them.
     pub(super) notices: Vec<Notice>,
 }
@@ -86,6 +94,12 @@ impl Annotations {
         }
         if let Some(value) = get(PROVE) {
             read.prove = read.allowed(PROVE, value, check_prove(value)).unwrap_or_default();
+        }
+        if let Some(value) = get(ON_TRAFFIC_FAULT) {
+            read.policy.fault = read.allowed(ON_TRAFFIC_FAULT, value, check_fault(value)).unwrap_or_default();
+        }
+        if let Some(value) = get(ON_TRAFFIC_EVIDENCE) {
+            read.policy.evidence = read.allowed(ON_TRAFFIC_EVIDENCE, value, check_evidence(value)).unwrap_or_default();
         }
         read
     }
@@ -134,6 +148,30 @@ pub fn check_prove(value: &str) -> Result<Prove, &'static str> {
         "required" => Ok(Prove::Required),
         "never" => Ok(Prove::Never),
         _ => Err("must be \"wait\", \"required\" or \"never\""),
+    }
+}
+
+/// Parses a value of [`ON_TRAFFIC_FAULT`].
+///
+/// # Errors
+/// The rule that the value breaks.
+pub fn check_fault(value: &str) -> Result<OnFault, &'static str> {
+    match value {
+        "withdraw" => Ok(OnFault::Withdraw),
+        "ignore" => Ok(OnFault::Ignore),
+        _ => Err("must be \"withdraw\" or \"ignore\""),
+    }
+}
+
+/// Parses a value of [`ON_TRAFFIC_EVIDENCE`].
+///
+/// # Errors
+/// The rule that the value breaks.
+pub fn check_evidence(value: &str) -> Result<SecondKey, &'static str> {
+    match value {
+        "probe" => Ok(SecondKey::Probe),
+        "passive" => Ok(SecondKey::Passive),
+        _ => Err("must be \"probe\" or \"passive\""),
     }
 }
 
@@ -187,5 +225,15 @@ mod tests {
         let rule = "must be \"wait\", \"required\" or \"never\"";
         assert_eq!(bad.prove, Prove::Wait);
         assert_eq!(bad.notices, [Notice::BadValue { key: PROVE, value: "always".into(), rule }]);
+    }
+
+    #[test]
+    fn the_owners_wishes_for_the_traffic_verdict_are_read() {
+        let policy = |fault, evidence| TrafficPolicy { fault, evidence };
+        assert_eq!(read(&[]).policy, policy(OnFault::Withdraw, SecondKey::Probe));
+        let chosen = read(&[(ON_TRAFFIC_FAULT, "ignore"), (ON_TRAFFIC_EVIDENCE, "passive")]);
+        assert_eq!(chosen.policy, policy(OnFault::Ignore, SecondKey::Passive));
+        let bad = read(&[(ON_TRAFFIC_FAULT, "depreference"), (ON_TRAFFIC_EVIDENCE, "")]);
+        assert_eq!((bad.policy, bad.notices.len()), (TrafficPolicy::default(), 2));
     }
 }

@@ -178,6 +178,7 @@ impl Projector {
             ports: summary.ports.to_vec(),
             terminating: summary.terminating,
             prove: summary.prove,
+            policy: summary.policy,
             endpoints: entry.endpoints(),
         })
     }

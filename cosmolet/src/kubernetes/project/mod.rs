@@ -17,7 +17,8 @@ mod reference;
 mod tests;
 
 pub use annotations::{
-    ADVERTISE, ADVERTISE_ALIAS, Notice, PROVE, TERMINATING, check_advertise, check_prove, check_terminating,
+    ADVERTISE, ADVERTISE_ALIAS, Notice, ON_TRAFFIC_EVIDENCE, ON_TRAFFIC_FAULT, PROVE, TERMINATING, check_advertise,
+    check_evidence, check_fault, check_prove, check_terminating,
 };
 pub use index::{Notices, Projector};
 pub use selection::{LabelSelector, Selection, SelectorError};
@@ -29,6 +30,7 @@ use crate as daemon;
 
 use crate::engine::proof::Prove;
 use crate::engine::service::{EndpointCounts, LocalEndpoint, NodeView, PodView, RefusedAddress, Terminating, VipClaim};
+use crate::engine::traffic::TrafficPolicy;
 use crate::engine::types::{Family, ObjectKey, Port};
 
 /// The kinds of objects that are read.
@@ -104,6 +106,8 @@ pub struct ServiceSummary {
     pub terminating: Terminating,
     /// Whether its VIPs wait for a proof.
     pub prove: Prove,
+    /// What its owner wants of the traffic verdict.
+    pub policy: TrafficPolicy,
     /// What is wrong with its annotations.
     pub notices: Box<[Notice]>,
 }

@@ -61,6 +61,7 @@ impl Project for Service {
             ports: sorted(spec.ports.iter().flatten().filter_map(port)),
             terminating: annotations.terminating,
             prove: annotations.prove,
+            policy: annotations.policy,
             notices: annotations.notices.into(),
             ..ServiceSummary::default()
         };

@@ -17,6 +17,7 @@ use super::daemon::engine::service::{
     EndpointCondition, EndpointScope, Endpoints, LocalEndpoint, NodeView, PodView, Refusal, RefusedAddress,
     ServiceView, Terminating, VipClaim, VipKind,
 };
+use super::daemon::engine::traffic::TrafficPolicy;
 use super::daemon::engine::types::{Family, ObjectKey, PerFamily, PodKey, Port, Protocol, ServiceKey, Vip};
 use super::daemon::kubernetes::project::{Kind, ObjectId, Projector, Selection};
 
@@ -134,6 +135,7 @@ fn view(key: &ServiceKey, service: &Value, world: &World) -> Option<ServiceView>
         refused: refused.into_iter().collect(),
         ports: ports.into_iter().collect(),
         prove: Prove::Wait,
+        policy: TrafficPolicy::default(),
         terminating: if ready_only { Terminating::Ready } else { Terminating::Serving },
         endpoints: PerFamily { v4: endpoints(key, Family::V4, world), v6: endpoints(key, Family::V6, world) },
     })
