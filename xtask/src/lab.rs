@@ -3,6 +3,7 @@
 use std::env;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -73,6 +74,26 @@ pub fn cluster(options: &ClusterOptions) -> Result<()> {
     let mut command = shell::as_root(&file.to_string_lossy());
     command.env("COSMOLET_BIN", daemon()).args(&options.args);
     Err(command.exec()).with_context(|| format!("cannot start {}", file.display()))
+}
+
+/// How to run the simulation.
+#[derive(Debug, clap::Args)]
+pub struct SimulateOptions {
+    /// Install what is missing without asking.
+    #[arg(long, short)]
+    yes: bool,
+    /// Arguments for the simulation itself; `-- --help` lists them.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+/// Builds and becomes the simulation of the traffic verdict, which needs neither root nor a lab.
+pub fn simulate(options: &SimulateOptions) -> Result<()> {
+    setup::run(&setup::Options::only(options.yes, &[Group::Build, Group::Ebpf]))?;
+    build_ebpf()?;
+    shell::run(shell::cargo().args(["build", "--quiet", "--profile", PROFILE, "--bin", "simulate"]))?;
+    let file = built("simulate");
+    Err(Command::new(&file).args(&options.args).exec()).with_context(|| format!("cannot start {}", file.display()))
 }
 
 /// A binary of the shared profile.

@@ -47,6 +47,8 @@ enum Command {
     Cluster(lab::ClusterOptions),
     /// Measure the figures, as ratios against baselines of the same run.
     Bench(lab::Options),
+    /// Judge made-up traffic of 30 days by the traffic verdict's rule: false withdrawals, times to detection.
+    Simulate(lab::SimulateOptions),
     /// Check what no compiler checks: who may import whom, file lengths, left-overs.
     Tidy,
     /// Write the tables of docs/ that the code generates.
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => lab::run("demo", &options),
         Command::Cluster(options) => lab::cluster(&options),
         Command::Bench(options) => lab::run("bench", &options),
+        Command::Simulate(options) => lab::simulate(&options),
         Command::Tidy => tidy::run(),
         Command::Docs => docs::run(),
         Command::Dist(options) => dist::run(&options),
