@@ -27,6 +27,7 @@ Examples:
   cosmolet run --config /etc/cosmolet/cosmolet.yaml   run the daemon
   cosmolet status                                     which VIPs does this node advertise, and why not the others?
   cosmolet status -o json | jq '.vips[] | select(.state == \"withdrawn\")'
+  cosmolet explain 10.50.0.7                          everything about one of them
 
 Exit codes: 0 all is well; 1 it failed; 2 the command line is wrong; for `status` also 3: the daemon answers, but
 something is wrong.";
@@ -66,6 +67,18 @@ advertised at all). TRAFFIC counts both directions since the daemon's start; RST
 Exit codes: 0 all is as decided; 1 no daemon answers; 2 the command line is wrong; 3 it answers, but something is wrong:
 a VIP pending for more than 5 s, a BGP session down, Services not readable, traffic not counted, an annotation
 that is ignored.";
+
+const AFTER_EXPLAIN: &str = "\
+Examples:
+  cosmolet explain 10.50.0.7                           why is it advertised, or why not?
+  cosmolet explain 2001:db8:50::7 --server 10.0.0.7:9470   ask another node's daemon
+  cosmolet explain 10.50.0.7 -o json | jq '.would_change[]'
+
+It shows each input with its age, the votes beside their thresholds, and the last decisions. The traffic's words: unknown
+(no handshake is followed), blind (answers take another way), unproven (no probe has passed), clear, suspect, convicted,
+trial; docs/traffic-verdict.md explains the rule.
+
+Exit codes: 0 explained; 1 no daemon answers, or it does not know the VIP; 2 the command line is wrong.";
 
 const AFTER_COMPLETION: &str = "\
 Examples:
@@ -107,6 +120,18 @@ pub enum Command {
         #[arg(long, short, value_enum, default_value_t = Output::Table)]
         output: Output,
     },
+    /// Say why a VIP is advertised or not, and what would change that.
+    #[command(after_help = AFTER_EXPLAIN)]
+    Explain {
+        /// The VIP.
+        vip: std::net::IpAddr,
+        /// Where the daemon listens (http.listen).
+        #[arg(long, short, default_value = "127.0.0.1:9470", env = "COSMOLET_SERVER")]
+        server: String,
+        /// How to print it.
+        #[arg(long, short, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
     /// Print the completion script of a shell.
     #[command(after_help = AFTER_COMPLETION)]
     Completion {
@@ -124,11 +149,11 @@ pub enum Keys {
     Markdown,
 }
 
-/// How `status` prints.
+/// How `status` and `explain` print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
-    /// One line for each VIP.
+    /// For a person.
     Table,
-    /// The JSON of /api/v1/status.
+    /// The JSON of /api/v1/status or /api/v1/explain.
     Json,
 }

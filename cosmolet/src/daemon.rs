@@ -30,7 +30,7 @@ use crate::netlink::{observe, uplinks};
 use crate::probe::Sources;
 use crate::probing::{self, ProbingHandle};
 use crate::programs::{self, ProgramsHandle};
-use crate::{ebpf, http};
+use crate::{ebpf, http, questions};
 
 /// Events that may wait for the control loop; whoever sends more waits.
 const QUEUE: usize = 4096;
@@ -59,7 +59,8 @@ pub async fn run(config: Config) -> Result<()> {
     let selection = sources::selection(&config)?;
     sources::spawn(&config, selection, events.clone(), Arc::clone(&book), &mut tasks).await?;
     let announcer = told::spawn(&config, &book, &metrics, &mut tasks).await?;
-    let served = http::serve(listener, Arc::clone(&book), Arc::clone(&metrics));
+    let (asker, questions) = questions::channel();
+    let served = http::serve(listener, Arc::clone(&book), Arc::clone(&metrics), asker);
     tasks.spawn(async { Ok(served.await?) });
     drop(observe::spawn(config.loopback.interface.clone(), events.clone()).context("the kernel's addresses")?);
     let frr = frr(&config, &events).await?;
@@ -70,7 +71,7 @@ pub async fn run(config: Config) -> Result<()> {
         Engine::new(settings(&config)),
         Applier::new(addresses, frr.clone(), programs),
         inbox,
-        turn::Surroundings { book, metrics, frr, peers, announcer, probing },
+        turn::Surroundings { book, metrics, frr, peers, announcer, probing, questions },
     );
     until_signalled(control, tasks, events, config.bgp.on_exit).await
 }

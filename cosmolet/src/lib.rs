@@ -19,4 +19,5 @@ pub mod netlink;
 pub mod probe;
 pub mod probing;
 pub mod programs;
+pub mod questions;
 pub mod telemetry;

@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -32,13 +32,21 @@ pub struct Load {
     pub timeout: Duration,
     /// The client stops by itself after this time.
     pub limit: Duration,
+    /// Addresses that it connects from in turn; without one of the target's family the kernel chooses.
+    pub sources: Vec<IpAddr>,
 }
 
 impl Load {
     /// 100 connections a second, 1 s for each, five minutes at most.
     #[must_use]
     pub const fn new(targets: Vec<SocketAddr>) -> Self {
-        Self { targets, per_second: 100, timeout: Duration::from_secs(1), limit: Duration::from_secs(300) }
+        Self {
+            targets,
+            per_second: 100,
+            timeout: Duration::from_secs(1),
+            limit: Duration::from_secs(300),
+            sources: Vec::new(),
+        }
     }
 }
 
@@ -167,15 +175,17 @@ async fn drive(load: Load, requests: Arc<Mutex<Vec<Request>>>) {
     let in_flight = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
     let mut ticks = interval(Duration::from_secs(1) / load.per_second);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    for target in load.targets.iter().copied().cycle() {
+    for (turn, target) in load.targets.iter().copied().cycle().enumerate() {
         ticks.tick().await;
         let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
         if Instant::now() >= deadline {
             return;
         }
         let requests = Arc::clone(&requests);
+        let sources: Vec<_> = load.sources.iter().filter(|source| source.is_ipv4() == target.is_ipv4()).collect();
+        let source = sources.get(turn / load.targets.len() % sources.len().max(1)).map(|source| **source);
         tokio::spawn(async move {
-            let request = once(target, load.timeout).await;
+            let request = once_from(source, target, load.timeout).await;
             requests.lock().unwrap_or_else(PoisonError::into_inner).push(request);
             drop(permit);
         });
@@ -184,16 +194,28 @@ async fn drive(load: Load, requests: Arc<Mutex<Vec<Request>>>) {
 
 /// One HTTP GET on a new connection.
 pub async fn once(target: SocketAddr, limit: Duration) -> Request {
+    once_from(None, target, limit).await
+}
+
+/// The same from a chosen address.
+async fn once_from(source: Option<IpAddr>, target: SocketAddr, limit: Duration) -> Request {
     let at = Instant::now();
-    let outcome = match timeout(limit, get(target)).await {
+    let outcome = match timeout(limit, get(source, target)).await {
         Ok(outcome) => outcome,
         Err(_elapsed) => Outcome::TimedOut,
     };
     Request { at, target, took: at.elapsed(), outcome }
 }
 
-async fn get(target: SocketAddr) -> Outcome {
-    let stream = match TcpStream::connect(target).await {
+async fn connect(source: Option<IpAddr>, target: SocketAddr) -> io::Result<TcpStream> {
+    let Some(source) = source else { return TcpStream::connect(target).await };
+    let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.bind(SocketAddr::new(source, 0))?;
+    socket.connect(target).await
+}
+
+async fn get(source: Option<IpAddr>, target: SocketAddr) -> Outcome {
+    let stream = match connect(source, target).await {
         Ok(stream) => stream,
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Outcome::Refused,
         Err(error) if error.kind() == io::ErrorKind::TimedOut => return Outcome::TimedOut,

@@ -3,6 +3,7 @@
 pub mod check_config;
 mod client;
 pub mod completion;
+pub mod explain;
 mod memory;
 pub mod run;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::CheckConfig { keys: Some(keys), .. } => check_config::keys(keys),
         Command::CheckConfig { file, keys: None } => check_config::run(&file),
         Command::Status { server, output } => status::run(&server, output),
+        Command::Explain { vip, server, output } => explain::run(&server, vip, output),
         Command::Completion { shell } => {
             completion::run(shell)?;
             Ok(ExitCode::SUCCESS)

@@ -123,7 +123,7 @@ fn short(count: u64) -> String {
 }
 
 /// As kubectl prints ages: the two largest units at most.
-fn age(seconds: f64) -> String {
+pub(super) fn age(seconds: f64) -> String {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an age is not negative and fits")]
     let whole = seconds.max(0.0) as u64;
     match whole {
@@ -134,7 +134,7 @@ fn age(seconds: f64) -> String {
     }
 }
 
-fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
+pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     let line = |row: &[String; N]| {
@@ -145,7 +145,7 @@ fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
 }
 
 /// One line without control characters: names and errors come from outside.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 

@@ -24,6 +24,7 @@ use crate::frr::FrrHandle;
 use crate::kubernetes::events::{Announcement, Announcer};
 use crate::metrics::Metrics;
 use crate::probing::ProbingHandle;
+use crate::questions::Questions;
 
 /// Events taken in one turn at most.
 const BATCH: usize = 256;
@@ -43,6 +44,7 @@ pub(super) struct Surroundings {
     /// Where Kubernetes is told, if it is.
     pub(super) announcer: Option<Announcer>,
     pub(super) probing: Option<ProbingHandle>,
+    pub(super) questions: Questions,
 }
 
 type Flight = Pin<Box<dyn Future<Output = (Applier, Vec<Applied>)> + Send>>;
@@ -146,6 +148,7 @@ impl Control {
                 None
             }
             () = at(timer) => { self.handle(Event::Tick); None }
+            () = self.around.questions.asked() => None,
             () = std::future::ready(()), if self.behind == Behind::More || !self.unannounced.is_empty() => None,
             () = sleep(BOOK_BUSY), if self.behind == Behind::Busy => None,
         };
@@ -170,6 +173,7 @@ impl Control {
         {
             probing.ask(|limit| self.engine.take_probes(limit));
         }
+        self.around.questions.answer(&self.engine, self.around.book.now());
         self.announce_some();
         self.tell();
         self.around.metrics.turn(started.elapsed().as_secs_f64());

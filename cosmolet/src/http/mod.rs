@@ -1,15 +1,17 @@
 //! What the daemon tells over HTTP: whether it lives, whether it is ready, metrics and status. Read-only.
 //!
-//! Owns the listener and the routes. Never asks the control loop for anything: it reads the book.
+//! Owns the listener and the routes. Reads the book; asks the control loop for one thing, the explanation of a VIP, and never
+//! waits for it for long.
 
+pub mod explain;
 pub mod status;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -18,11 +20,16 @@ use tokio::net::TcpListener;
 use crate::advertised::Advertised;
 use crate::book::Book;
 use crate::engine::observed::BgpState;
+use crate::engine::types::Vip;
 use crate::metrics::Metrics;
+use crate::questions::Asker;
+use explain::Explain;
 use status::Status;
 
 /// A control loop that has not turned for so long hangs: it turns at least once a second.
 const HANGS_AFTER: Duration = Duration::from_secs(10);
+/// How long the control loop may take to answer a question.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 /// The content type of the OpenMetrics text format.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -30,6 +37,7 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 struct Shared {
     book: Arc<Book>,
     metrics: Arc<Metrics>,
+    asker: Asker,
 }
 
 /// Why nobody can be served.
@@ -60,7 +68,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 ///
 /// # Errors
 /// [`Error::Serve`]
-pub async fn serve(listener: TcpListener, book: Arc<Book>, metrics: Arc<Metrics>) -> Result<(), Error> {
+pub async fn serve(listener: TcpListener, book: Arc<Book>, metrics: Arc<Metrics>, asker: Asker) -> Result<(), Error> {
     let router = Router::new()
         .route("/", get(index))
         .route("/livez", get(livez))
@@ -68,14 +76,16 @@ pub async fn serve(listener: TcpListener, book: Arc<Book>, metrics: Arc<Metrics>
         .route("/metrics", get(encode))
         .route("/api/v1/status", get(whole_status))
         .route("/api/v1/advertised", get(advertised))
-        .with_state(Shared { book, metrics });
+        .route("/api/v1/explain/{vip}", get(explained))
+        .with_state(Shared { book, metrics, asker });
     axum::serve(listener, router).await.map_err(Error::Serve)
 }
 
 async fn index() -> &'static str {
     "cosmolet\n\n/livez           the control loop turns\n/readyz          VIPs are decided and FRR answers\n\
      /metrics         OpenMetrics\n/api/v1/status   everything, as JSON\n\
-     /api/v1/advertised   the VIPs that this node advertises, as JSON\n"
+     /api/v1/advertised   the VIPs that this node advertises, as JSON\n\
+     /api/v1/explain/VIP  why this VIP is advertised or not, as JSON\n"
 }
 
 async fn livez(State(shared): State<Shared>) -> Response {
@@ -122,6 +132,22 @@ async fn whole_status(State(shared): State<Shared>) -> Response {
 
 async fn advertised(State(shared): State<Shared>) -> Response {
     json(move || serde_json::to_vec(&Advertised::of(&shared.book))).await
+}
+
+async fn explained(State(shared): State<Shared>, Path(vip): Path<String>) -> Response {
+    let Ok(address) = vip.parse::<IpAddr>() else {
+        return (StatusCode::BAD_REQUEST, format!("{vip:?} is no IP address\n")).into_response();
+    };
+    match tokio::time::timeout(ANSWERS_WITHIN, shared.asker.explain(Vip::new(address))).await {
+        Ok(Some(Some(explanation))) => json(move || serde_json::to_vec(&Explain::of(&shared.book, explanation))).await,
+        Ok(Some(None)) => {
+            let text = format!("{address}: no Service of this node names it, and cosmolet has not put it anywhere\n");
+            (StatusCode::NOT_FOUND, text).into_response()
+        }
+        Ok(None) | Err(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the control loop is busy; ask again\n".to_owned()).into_response()
+        }
+    }
 }
 
 async fn json(make: impl FnOnce() -> serde_json::Result<Vec<u8>> + Send + 'static) -> Response {

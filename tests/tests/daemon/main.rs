@@ -13,6 +13,7 @@ mod operator;
 mod sudden_death;
 mod tells;
 mod traffic;
+mod verdict;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -1,0 +1,164 @@
+//! `cosmolet explain`
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use super::table::{age, aligned, printable};
+use super::{client, print};
+use crate::args::Output;
+use crate::http::explain::{ClaimRow, EvidenceRow, Explain, ExplainedPort, VerdictRow};
+
+/// Asks a daemon about one VIP and prints its answer.
+///
+/// # Errors
+/// No daemon answers there, or it does not know the VIP.
+pub fn run(server: &str, vip: std::net::IpAddr, output: Output) -> Result<ExitCode> {
+    let body = client::get(server, &format!("/api/v1/explain/{vip}"))?;
+    let explain: Explain =
+        serde_json::from_slice(&body).context("the daemon's answer cannot be read; another version?")?;
+    match output {
+        Output::Json => print(&(serde_json::to_string_pretty(&explain)? + "\n"))?,
+        Output::Table => print(&text(&explain))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The explanation as text, each line ended. Nothing in it can move a terminal's cursor.
+#[must_use]
+pub fn text(explain: &Explain) -> String {
+    let mut lines = vec![headline(explain)];
+    if let Some(explanation) = &explain.status.explanation {
+        lines.push(format!("  {explanation}"));
+    }
+    if let Some(error) = &explain.status.last_error {
+        lines.push(format!("  last error: {error}"));
+    }
+    lines.extend(["".to_owned(), "What was heard".to_owned()]);
+    let inputs: Vec<[String; 4]> = explain.inputs.iter().map(input).collect();
+    lines.extend(aligned(&inputs).into_iter().map(|line| format!("  {line}")));
+    for claim in &explain.services {
+        lines.push(String::new());
+        lines.extend(service(claim, &explain.mode));
+    }
+    lines.extend(["".to_owned(), "What would change the answer".to_owned()]);
+    lines.extend(explain.would_change.iter().map(|sentence| format!("  {sentence}")));
+    if !explain.transitions.is_empty() {
+        lines.extend(["".to_owned(), "The last decisions".to_owned()]);
+        lines.extend(decisions(explain));
+    }
+    lines.iter().map(|line| format!("{}\n", printable(line).trim_end())).collect()
+}
+
+fn headline(explain: &Explain) -> String {
+    let row = &explain.status;
+    let reason = row.reason.as_ref().map_or_else(String::new, |reason| format!(", {reason}"));
+    format!("{} on {}: {}{reason}, for {}", row.vip, explain.node, row.state, age(row.since_seconds))
+}
+
+fn input(row: &crate::http::explain::InputRow) -> [String; 4] {
+    let heard = row.age_seconds.map_or_else(|| "never".to_owned(), |seconds| format!("{} ago", age(seconds)));
+    [row.input.clone(), row.state.clone(), heard, row.error.clone().unwrap_or_default()]
+}
+
+fn service(claim: &ClaimRow, mode: &str) -> Vec<String> {
+    let says = claim.control_plane.clone().unwrap_or_else(|| "yes".to_owned());
+    let heard = age(claim.control_plane_age_seconds);
+    let mut rows = vec![["control plane".to_owned(), format!("{says}, {heard} ago{}", endpoints(claim))]];
+    rows.push(["traffic".to_owned(), verdict(&claim.traffic, mode)]);
+    for guard in &claim.traffic.guards {
+        rows.push([String::new(), format!("held by {}: {}", guard.guard, guard.explanation)]);
+    }
+    for port in &claim.ports {
+        rows.push([port.port.clone(), port.evidence.as_ref().map_or_else(|| "no traffic yet".to_owned(), evidence)]);
+        rows.push([String::new(), probe(port, &claim.traffic)]);
+    }
+    let lines = aligned(&rows).into_iter().map(|line| format!("  {line}"));
+    std::iter::once(format!("Service {}: {}", claim.service, claim.health)).chain(lines).collect()
+}
+
+fn endpoints(claim: &ClaimRow) -> String {
+    let (Some(scope), Some(local), Some(remote)) = (&claim.scope, claim.local, claim.remote) else {
+        return String::new();
+    };
+    let elsewhere = if scope == "Local" { String::new() } else { format!(", {} elsewhere", remote.ready) };
+    let draining = if local.draining > 0 { format!(", {} draining", local.draining) } else { String::new() };
+    format!("; {scope}: {} ready here{draining}{elsewhere}", local.ready)
+}
+
+fn verdict(row: &VerdictRow, mode: &str) -> String {
+    let reason = row.reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+    let hold = row.hold_left_seconds.map_or_else(String::new, |left| format!("; hold ends in {}", age(left)));
+    let trial = row.trial_seconds.map_or_else(String::new, |seconds| format!("; on trial for {}", age(seconds)));
+    let ejected = match row.ejections {
+        0 => String::new(),
+        count => format!("; convicted {count} times in a row, budget for {} more", row.budget_left),
+    };
+    format!("{}{reason}: {}{hold}{trial}{ejected}; mode {mode}", row.verdict, row.explanation)
+}
+
+fn evidence(row: &EvidenceRow) -> String {
+    let age = row.age_seconds.map_or_else(|| "never".to_owned(), |seconds| format!("{} ago", age(seconds)));
+    let flood = if row.flood { ", flood of SYN" } else { "" };
+    let refused = row.refused_share.map_or_else(String::new, |share| {
+        let (share, needed) = (share * 100.0, row.refused_share_needed * 100.0);
+        format!(", host refused {share:.0} % of {} (of {needed:.0} %)", row.attempts)
+    });
+    format!(
+        "answers {}, score {:.1} of {:.1}, failing seconds {} of {}, client prefixes {} of {}{refused}{flood}, {age}",
+        row.sight,
+        row.score,
+        row.threshold,
+        row.failing_samples,
+        row.failing_samples_needed,
+        row.client_prefixes,
+        row.client_prefixes_needed
+    )
+}
+
+fn probe(port: &ExplainedPort, verdict: &VerdictRow) -> String {
+    match (&port.probe, &verdict.last_probe) {
+        (Some(probe), _) => {
+            let failed = match probe.failed_age_seconds {
+                Some(failed) => {
+                    format!("; {} of {} failed since, {} ago", probe.failures, probe.failures_needed, age(failed))
+                }
+                None => String::new(),
+            };
+            format!("probe passed {} ago{failed}", age(probe.passed_age_seconds))
+        }
+        (None, Some(last)) => format!("no probe has passed with these endpoints; the last one: {last}"),
+        (None, None) => "not probed yet".to_owned(),
+    }
+}
+
+fn decisions(explain: &Explain) -> Vec<String> {
+    let rows: Vec<[String; 3]> = explain
+        .transitions
+        .iter()
+        .map(|row| [utc(row.at), row.to.clone(), row.reason.clone().unwrap_or_default()])
+        .collect();
+    aligned(&rows).into_iter().map(|line| format!("  {line}")).collect()
+}
+
+/// Seconds since 1970 as a date and time of day in UTC, by the civil calendar (Hinnant, "days_from_civil").
+fn utc(seconds: f64) -> String {
+    #[expect(clippy::cast_possible_truncation, reason = "seconds since 1970")]
+    let (whole, millis) = (seconds.floor() as i64, ((seconds - seconds.floor()) * 1000.0) as i64);
+    let (day, second) = (whole.div_euclid(86_400), whole.rem_euclid(86_400));
+    let shifted = day + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let date = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
+#[cfg(test)]
+#[path = "explain_tests.rs"]
+mod tests;
