@@ -74,9 +74,9 @@ Examples:
   cosmolet explain 2001:db8:50::7 --server 10.0.0.7:9470   ask another node's daemon
   cosmolet explain 10.50.0.7 -o json | jq '.would_change[]'
 
-It shows each input with its age, the votes beside their thresholds, and the last decisions. The traffic's words: unknown
-(no handshake is followed), blind (answers take another way), unproven (no probe has passed), clear, suspect, convicted,
-trial; docs/traffic-verdict.md explains the rule.
+It shows each input with its age, the votes beside their thresholds, and the last decisions. The traffic's words:
+unknown (no handshake is followed), blind (answers take another way), unproven (no probe has passed), clear, suspect,
+convicted, trial; docs/traffic-verdict.md explains the rule.
 
 Exit codes: 0 explained; 1 no daemon answers, or it does not know the VIP; 2 the command line is wrong.";
 

@@ -12,7 +12,8 @@ use crate::{LEASE, add, add_tagged, addresses_of, apply, in_namespace, ip, remov
 #[test]
 fn a_batch_that_is_stopped_leaves_the_rest_alone() {
     in_namespace(async || {
-        let steps: Vec<Step> = (1..=3 * REQUESTS_PER_WRITE).map(|index| Step::AddAddress(Vip::new(v4(index)), LEASE)).collect();
+        let steps: Vec<Step> =
+            (1..=3 * REQUESTS_PER_WRITE).map(|index| Step::AddAddress(Vip::new(v4(index)), LEASE)).collect();
         let mut addresses = Addresses::new("lo", Vec::new());
         let applied = addresses.apply(&steps, &|| true).await;
         let begun = applied.iter().take_while(|one| one.outcome == Outcome::Done).count();
