@@ -1,8 +1,8 @@
 //! A status to start tests from.
 
 use crate::http::status::{
-    AgreementRow, BgpStatus, Counts, Followed, PeerRow, PortRow, RibRow, ServiceRow, SourceStatus, Status, TrafficStatus,
-    VipRow,
+    AgreementRow, BgpStatus, Counts, Followed, PeerRow, PortRow, RibRow, ServiceRow, SourceStatus, Status,
+    TrafficStatus, VipRow,
 };
 
 /// A node that is well: one VIP advertised with traffic on it, one withdrawn for a good reason.

@@ -1,12 +1,14 @@
-//! The traffic verdict with its second key: no way back before a probe passes; and `cosmolet explain` all along.
+//! The traffic verdict with its second key: suspect by failing handshakes, convicted by failing probes, back once one passes;
+//! and `cosmolet explain` all along.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use cosmolet_tests::client::{Client, Load};
-use cosmolet_tests::fabric::{Mode, UPLINK, vip4, vip6};
+use cosmolet_tests::fabric::{BACKEND_PORT, Mode, UPLINK, vip4, vip6};
 use cosmolet_tests::stage::{Options, Stage, targets};
+use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::{LIMIT, NODE, ensure_unmoved, metric, one_node};
@@ -17,6 +19,24 @@ const HOLD: Duration = Duration::from_secs(3);
 fn enforcing() -> Options {
     let env = vec![("COSMOLET_TRAFFIC_RULE_HOLD_SECONDS", "3"), ("COSMOLET_TRAFFIC_RULE_TRIAL_PROBE_SECONDS", "1")];
     Options { traffic: "enforce", env, ..Options::default() }
+}
+
+/// Addresses of the client in four prefixes (/24 and /56) of each family.
+fn prefixes_of_the_client(stage: &Stage) -> Result<Vec<IpAddr>> {
+    let (client, tor) = (&stage.fabric.client, &stage.fabric.tor);
+    let mut sources: Vec<IpAddr> = Vec::new();
+    for n in 1..=4 {
+        sources.push(format!("10.3.{n}.1").parse()?);
+        sources.push(format!("fd00:3:0:{n}00::1").parse()?);
+    }
+    for source in &sources {
+        client.add_address("lo", IpNet::from(*source))?;
+    }
+    let gateways: [(&str, IpAddr); 2] = [("10.3.0.0/16", "10.2.0.2".parse()?), ("fd00:3::/48", "fd00:2::2".parse()?)];
+    for (prefix, gateway) in gateways {
+        tor.add_route(prefix.parse()?, gateway)?;
+    }
+    Ok(sources)
 }
 
 fn explain(stage: &Stage, vip: IpAddr) -> Result<Value> {
@@ -60,6 +80,45 @@ fn no_trial_begins_while_probes_fail() -> Result<()> {
     stage.wait_nodes(&[NODE], restored, LIMIT)?;
     println!("back {:?} after the DNAT", restored.elapsed());
     ensure!(trial("passed")? >= 2, "{}", stage.daemons[0].metrics()?);
+    for vip in [vip4(1), vip6(1)] {
+        stage.wait_status(0, vip, "its trial ends well", |row| row["services"][0]["health"] == "up")?;
+    }
+    drop(client);
+    Ok(())
+}
+
+/// The backend falls silent while clients connect: nothing answers, so that handshakes time out and probes fail.
+#[test]
+fn a_silent_backend_is_suspected_convicted_and_comes_back() -> Result<()> {
+    let stage = one_node(Mode::Dynamic, enforcing())?;
+    let sources = prefixes_of_the_client(&stage)?;
+    let load = Load { per_second: 20, sources, ..Load::new(targets().to_vec()) };
+    let client = Client::start(&stage.fabric.client, load)?;
+    proven(&stage)?;
+    for vip in [vip4(1), vip6(1)] {
+        stage.wait_status(0, vip, "handshakes are followed", |row| row["services"][0]["verdict"] == "clear")?;
+    }
+    let pod = &stage.fabric.nodes[0].pod;
+    let drop_all = format!(
+        "table inet csm_drop {{ chain in {{ type filter hook input priority 0; tcp dport {BACKEND_PORT} drop; }}; }}"
+    );
+    pod.exec_with_input("nft", &["-f", "-"], &drop_all)?;
+    let silent = Instant::now();
+    stage.wait_nodes(&[], silent, LIMIT)?;
+    println!("withdrawn {:?} after the backend fell silent", silent.elapsed());
+    for vip in [vip4(1), vip6(1)] {
+        let row = stage.wait_status(0, vip, "convicted", |row| row["reason"] == "ConnectionsFail")?;
+        ensure!(row["services"][0]["verdict"] == "convicted", "{row}");
+        let told = explain(&stage, vip)?;
+        ensure!(told["services"][0]["traffic"]["reason"] == "ConnectionsFail", "{told}");
+    }
+    let withdrawn = Instant::now();
+    std::thread::sleep(HOLD * 3);
+    ensure_unmoved(&stage, withdrawn + Duration::from_secs(1))?;
+    pod.exec("nft", &["delete", "table", "inet", "csm_drop"])?;
+    let healed = Instant::now();
+    stage.wait_nodes(&[NODE], healed, LIMIT)?;
+    println!("back {:?} after it was healed", healed.elapsed());
     for vip in [vip4(1), vip6(1)] {
         stage.wait_status(0, vip, "its trial ends well", |row| row["services"][0]["health"] == "up")?;
     }
