@@ -3,13 +3,14 @@
 //! Owns what concerns several VIPs at once: the verdict over the node, and how often both worlds agree. The rule for one
 //! claim is `traffic`'s.
 
+use std::collections::BTreeSet;
+
 use super::engine::{Engine, Timer};
 use super::event::{ProbePurpose, SourceState, TrafficSample};
 use super::observed::ProberState;
-use super::traffic::{Charge, OnFault, SecondKey, Terms, TrafficMode, TrafficRules, TrafficState};
+use super::traffic::{OnFault, SecondKey, Terms, TrafficMode, TrafficRules, TrafficState};
 use super::types::{Timestamp, Vip};
-use super::vip::{Claim, VipEntry, jitter};
-use std::collections::BTreeSet;
+use super::vip::{Claim, jitter};
 
 /// How often the two worlds agreed: seconds in which a claim had traffic, by what each of them said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,48 +46,51 @@ impl Engine {
     }
 
     pub(super) fn traffic(&mut self, samples: &[TrafficSample], now: Timestamp) {
-        let mut seen: BTreeSet<Vip> = BTreeSet::new();
+        let (mut seen, mut suspects): (Vec<Vip>, BTreeSet<Vip>) = (Vec::with_capacity(samples.len()), BTreeSet::new());
         for sample in samples {
-            if self.observe_traffic(sample, now) {
-                seen.insert(sample.vip);
+            if let Some(suspect) = self.observe_traffic(sample, now) {
+                seen.push(sample.vip);
+                if suspect {
+                    suspects.insert(sample.vip);
+                }
             }
         }
-        self.judge_node(&seen, now);
+        seen.sort_unstable();
+        seen.dedup();
+        self.judge_node(seen.len(), suspects.len());
         for vip in seen {
             self.judge_traffic(vip, now);
-            self.compare(vip, now);
+            self.compare(vip);
         }
     }
 
-    fn observe_traffic(&mut self, sample: &TrafficSample, now: Timestamp) -> bool {
-        let Some(entry) = self.vips.get_mut(&sample.vip) else { return false };
+    /// Takes one sample; tells whether handshakes of its VIP fail. Nothing where nobody knows the VIP.
+    fn observe_traffic(&mut self, sample: &TrafficSample, now: Timestamp) -> Option<bool> {
+        let entry = self.vips.get_mut(&sample.vip)?;
         if sample.counts.completed > 0 {
             entry.served_at = Some(now);
         }
         let rules = &self.settings.traffic;
         let terms = Terms { mode: self.settings.traffic_mode, rules, jitter: 0.0, second_key: false };
-        let (served, mut reference) = (sample.counts.completed > 0, false);
+        let (served, mut reference, mut suspect) = (sample.counts.completed > 0, false, false);
         for claim in entry.claims.iter_mut().filter(|claim| claim.ports.contains(&sample.port)) {
             claim.traffic.observe(sample, now, &terms);
+            suspect |= claim.traffic.fails(now, rules);
             let probed = claim.policy.evidence == SecondKey::Probe && claim.control.is_ok();
             reference |= served && probed && claim.proof.reference_due(&claim.ports, now);
         }
         if reference {
             self.want_probe(sample.vip, ProbePurpose::Reference);
         }
-        true
+        Some(suspect)
     }
 
     /// One verdict over the node where most VIPs with traffic are suspect.
-    fn judge_node(&mut self, seen: &BTreeSet<Vip>, now: Timestamp) {
+    fn judge_node(&mut self, seen: usize, suspects: usize) {
         let rules = &self.settings.traffic;
-        let charged = |entry: &VipEntry| {
-            entry.claims.iter().any(|claim| claim.traffic.charge_now(now, rules) == Some(Charge::ConnectionsFail))
-        };
-        let suspects = seen.iter().filter(|vip| self.vips.get(vip).is_some_and(charged)).count();
         #[expect(clippy::cast_precision_loss, reason = "numbers of VIPs")]
-        let most = suspects as f64 > rules.node_share * seen.len() as f64;
-        self.signals.suspect = seen.len() >= rules.node_vips && most;
+        let most = suspects as f64 > rules.node_share * seen as f64;
+        self.signals.suspect = seen >= rules.node_vips && most;
     }
 
     /// Judges the claims of a VIP by what was observed of them and by their probes.
@@ -95,7 +99,7 @@ impl Engine {
         let (settings, node_suspect) = (&self.settings, self.signals.suspect);
         let Some(entry) = self.vips.get_mut(&vip) else { return };
         let rules = &settings.traffic;
-        let (mut changed, mut told) = (false, false);
+        let (mut changed, mut told, mut doubted) = (false, false, false);
         for claim in &mut entry.claims {
             let terms = Terms {
                 mode: acting(settings.traffic_mode, claim, stale),
@@ -106,8 +110,11 @@ impl Engine {
             changed |= claim.traffic.judge(now, &terms);
             let verdict = claim.verdict(rules);
             told |= std::mem::replace(&mut claim.told, verdict) != verdict;
+            doubted |= claim.traffic.accused(now, rules).next().is_some();
         }
-        self.follow_doubt(vip, now);
+        if doubted {
+            self.follow_doubt(vip, now);
+        }
         if told {
             self.changed.insert(vip);
         }
@@ -156,12 +163,10 @@ impl Engine {
         }
     }
 
-    fn compare(&mut self, vip: Vip, now: Timestamp) {
+    fn compare(&mut self, vip: Vip) {
         let Some(entry) = self.vips.get(&vip) else { return };
-        let rules = &self.settings.traffic;
         for claim in &entry.claims {
-            let blamed = claim.traffic.charge_now(now, rules).is_some()
-                || matches!(claim.traffic.state(), TrafficState::Suspect | TrafficState::Convicted(_));
+            let blamed = matches!(claim.traffic.state(), TrafficState::Suspect | TrafficState::Convicted(_));
             let count = match (claim.control.is_ok(), blamed) {
                 (true, false) => &mut self.signals.agreement.both_up,
                 (true, true) => &mut self.signals.agreement.only_traffic_down,

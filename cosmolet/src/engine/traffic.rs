@@ -235,6 +235,12 @@ impl TrafficHealth {
         over && self.put_off.is_none_or(|until| now >= until)
     }
 
+    /// Handshakes of some port fail.
+    #[must_use]
+    pub fn fails(&self, now: Timestamp, rules: &TrafficRules) -> bool {
+        self.ports.values().any(|port| port.suspect(now, rules))
+    }
+
     /// The ports whose handshakes fail, on trial by the stricter measure.
     pub fn accused(&self, now: Timestamp, rules: &TrafficRules) -> impl Iterator<Item = Port> {
         let trial = matches!(self.state, TrafficState::Trial(_));
@@ -350,9 +356,8 @@ impl TrafficHealth {
     }
 
     fn to_blame(&self, now: Timestamp, rules: &TrafficRules) -> Vec<Port> {
-        let refuses = |port: &PortEvidence| {
-            port.shares(now, rules, 1).into_iter().any(|(refused, _)| refused >= rules.trial_refused_share)
-        };
+        let refuses =
+            |port: &PortEvidence| port.shares(now, rules, 1).any(|(refused, _)| refused >= rules.trial_refused_share);
         match self.charge {
             Some(Charge::ConnectionsFail) => self.accused(now, rules).collect(),
             Some(Charge::HostRefuses) | None => {

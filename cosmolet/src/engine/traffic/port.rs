@@ -10,9 +10,38 @@ use super::sight::{Answers, Sight};
 use crate::engine::event::{TrafficCounts, TrafficSample};
 use crate::engine::types::Timestamp;
 
+/// What counts against this host itself, of one sample or of several.
+#[derive(Clone, Copy, Debug, Default)]
+struct Attempts {
+    syn: u64,
+    refused: u64,
+    completed: u64,
+}
+
+impl Attempts {
+    const fn of(counts: &TrafficCounts) -> Self {
+        let refused = counts.rst_host.saturating_add(counts.unreachable_host);
+        Self { syn: counts.syn, refused, completed: counts.completed }
+    }
+
+    const fn plus(self, other: Self) -> Self {
+        Self {
+            syn: self.syn.saturating_add(other.syn),
+            refused: self.refused.saturating_add(other.refused),
+            completed: self.completed.saturating_add(other.completed),
+        }
+    }
+
+    /// The shares of refused and of completed new connections.
+    fn shares(self) -> (f64, f64) {
+        let attempts = float(self.syn);
+        (float(self.refused) / attempts, float(self.completed) / attempts)
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct PortEvidence {
-    samples: VecDeque<(Timestamp, TrafficCounts)>,
+    samples: VecDeque<(Timestamp, Attempts)>,
     host_backend_at: Option<Timestamp>,
     cusum: Cusum,
     baseline: Baseline,
@@ -53,7 +82,7 @@ impl PortEvidence {
         if sample.counts.syn_ack_host > 0 {
             self.host_backend_at = Some(now);
         }
-        self.samples.push_back((now, sample.counts));
+        self.samples.push_back((now, Attempts::of(&sample.counts)));
         // A sample covers the tick before its time stamp: three samples of a second are a window of three seconds.
         while self.samples.front().is_some_and(|(at, _)| now.since(*at) >= rules.window) {
             self.samples.pop_front();
@@ -96,22 +125,26 @@ impl PortEvidence {
     /// The shares of refused and of completed new connections in the newest sample, in the newest two, and so on as far
     /// as the window reaches, wherever there were enough of them to tell. The shortest span sees a sudden end first;
     /// the longest gathers rare connections.
-    pub(super) fn shares(&self, now: Timestamp, rules: &TrafficRules, min_attempts: u64) -> Vec<(f64, f64)> {
-        if self.host_backend_at.is_some_and(|at| now.since(at) < rules.host_backend) {
-            return Vec::new();
-        }
-        let recent = self.samples.iter().rev().take_while(|(at, _)| now.since(*at) < rules.window);
-        let sums = recent.scan(TrafficCounts::default(), |sum, (_, counts)| {
-            *sum = sum.plus(*counts);
+    pub(super) fn shares(
+        &self,
+        now: Timestamp,
+        rules: &TrafficRules,
+        min_attempts: u64,
+    ) -> impl Iterator<Item = (f64, f64)> + use<'_> {
+        let (window, silent) =
+            (rules.window, self.host_backend_at.is_some_and(|at| now.since(at) < rules.host_backend));
+        let recent = self.samples.iter().rev().take_while(move |(at, _)| !silent && now.since(*at) < window);
+        let sums = recent.scan(Attempts::default(), |sum, (_, attempts)| {
+            *sum = sum.plus(*attempts);
             Some(*sum)
         });
-        sums.filter(|sum| sum.syn >= min_attempts.max(1)).map(|sum| shares(&sum)).collect()
+        sums.filter(move |sum| sum.syn >= min_attempts.max(1)).map(Attempts::shares)
     }
 
     fn refused(&self, now: Timestamp, rules: &TrafficRules) -> Option<(u64, f64)> {
         let recent = self.samples.iter().filter(|(at, _)| now.since(*at) < rules.window);
-        let attempts: u64 = recent.map(|(_, counts)| counts.syn).sum();
-        self.shares(now, rules, 1).last().map(|(refused, _)| (attempts, *refused))
+        let attempts: u64 = recent.map(|(_, attempts)| attempts.syn).sum();
+        self.shares(now, rules, 1).last().map(|(refused, _)| (attempts, refused))
     }
 
     /// How many samples are held, of both kinds.
@@ -150,9 +183,4 @@ impl PortEvidence {
             refused: self.refused(now, rules),
         }
     }
-}
-
-fn shares(sum: &TrafficCounts) -> (f64, f64) {
-    let attempts = float(sum.syn);
-    (float(sum.rst_host.saturating_add(sum.unreachable_host)) / attempts, float(sum.completed) / attempts)
 }
