@@ -121,7 +121,7 @@ pub trait Table {
 pub enum Asked {
     /// It has a place now.
     Followed,
-    /// It is not the one in many that is followed, or came when its answer had gone.
+    /// It came when its answer had gone.
     Passed,
     /// It repeats one that was not answered.
     Repeated,
@@ -129,7 +129,21 @@ pub enum Asked {
     Full,
 }
 
-/// A client's SYN with this sequence number to the port `id`; the client's [`prefix`] goes with it.
+/// Whether a client's SYN to the port `id` is one that is followed: asked first, as it spares most SYN of a flood the
+/// table.
+#[inline(always)]
+pub fn is_chosen<T: Table>(table: &mut T, flow: Flow, id: u32) -> bool {
+    flow.chosen(table.mask(id))
+}
+
+/// Whether a handshake of this flow is followed.
+#[inline(always)]
+pub fn is_followed<T: Table>(table: &mut T, flow: Flow) -> bool {
+    find(table, flow).is_some()
+}
+
+/// A client's SYN with this sequence number to the port `id`, if it [is chosen](is_chosen); the client's [`prefix`] goes
+/// with it.
 #[inline(always)]
 pub fn syn<T: Table>(table: &mut T, flow: Flow, id: u32, prefix: u32, sequence: u32) -> Asked {
     let tag = flow.tag();
@@ -138,11 +152,7 @@ pub fn syn<T: Table>(table: &mut T, flow: Flow, id: u32, prefix: u32, sequence: 
         let same = entry.is(state::ASKED) && entry.asked == sequence && entry.id == id;
         return if same { Asked::Repeated } else { Asked::Passed };
     }
-    let taken = entry.tag != 0;
-    if !flow.chosen(table.mask(id)) {
-        return Asked::Passed;
-    }
-    if taken {
+    if entry.tag != 0 {
         return Asked::Full;
     }
     let born = table.now();

@@ -7,7 +7,7 @@ use cosmolet_common::packet::{flag, protocol};
 use cosmolet_common::parse::{self, Start};
 use cosmolet_common::{Addresses, Counters, Family, Packet, Parsed, VipPortKey, handshake};
 
-use crate::maps::{Followed, counters, declared, flow, maybe_declared, oddities, wait, wait_for_any, waiting};
+use crate::maps::{Followed, counters, declared, flow, maybe_declared, oddities, wait, waiting};
 use crate::skb::{Direct, Relative, Skb};
 
 /// Adds 1 to a counter at an offset that is in the instruction. Written in Rust, LLVM would merge the ends of the
@@ -159,7 +159,10 @@ fn count_tcp_in(counters: &mut Counters, id: u32, packet: &Packet) {
         if !packet.has(flag::ACK) {
             count_one!(counters, syn);
             // Nothing answers a SYN with FIN.
-            if !packet.has(flag::FIN) && ask(flow, id, follow::prefix(packet.addresses.source), packet.sequence) {
+            if !packet.has(flag::FIN)
+                && follow::is_chosen(&mut Followed, flow, id)
+                && ask(flow, id, follow::prefix(packet.addresses.source), packet.sequence)
+            {
                 count_one!(counters, syn_retransmitted);
             }
         }
@@ -176,7 +179,7 @@ fn count_tcp_in(counters: &mut Counters, id: u32, packet: &Packet) {
 fn ask(flow: Flow, id: u32, prefix: u32, sequence: u32) -> bool {
     match follow::syn(&mut Followed, flow, id, prefix, sequence) {
         Asked::Followed => {
-            wait_for_any(flow.slot());
+            wait(flow.slot(), |waits| waits | UNANSWERED);
             false
         }
         Asked::Passed => false,
@@ -197,9 +200,9 @@ fn acknowledge(flow: Flow, waits: u64, sequence: u32, acknowledgement: u32) -> b
     }
     let moved = follow::ack(&mut Followed, flow, sequence, acknowledgement);
     if completes {
-        wait(flow.slot(), waits & UNANSWERED);
+        wait(flow.slot(), |waits| waits & UNANSWERED);
     } else if moved {
-        wait(flow.slot(), waits & !UNANSWERED);
+        wait(flow.slot(), |waits| waits & !UNANSWERED);
     }
     completes
 }
@@ -229,17 +232,18 @@ fn count_tcp_out(counters: &mut Counters, packet: &Packet, host: bool) {
         } else {
             count_one!(counters, syn_ack);
         }
-        answer(to_client(packet), packet.sequence);
+        let flow = to_client(packet);
+        let answers = follow::is_followed(&mut Followed, flow) && answer(flow, packet.sequence);
+        // What else waits in the slot goes on waiting.
+        let others = if answers { 0 } else { UNANSWERED };
+        wait(flow.slot(), |waits| u64::from(handshake::expected(packet.sequence)) | waits & others);
     }
 }
 
-/// Makes the handshake wait for its acknowledgement.
+/// True if it is the first answer to a followed SYN.
 #[inline(never)]
-fn answer(flow: Flow, sequence: u32) {
-    let slot = flow.slot();
-    let first = follow::syn_ack(&mut Followed, flow, sequence);
-    let others = if first { 0 } else { waiting(slot) & UNANSWERED };
-    wait(slot, u64::from(handshake::expected(sequence)) | others);
+fn answer(flow: Flow, sequence: u32) -> bool {
+    follow::syn_ack(&mut Followed, flow, sequence)
 }
 
 #[inline(never)]

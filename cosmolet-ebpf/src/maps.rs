@@ -6,7 +6,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_map;
 use cosmolet_common::follow::{Entry, Flow, Table};
-use cosmolet_common::handshake::{SLOTS, UNANSWERED};
+use cosmolet_common::handshake::SLOTS;
 use cosmolet_common::key::{FILTER_WORDS, FRONTS, Front};
 use cosmolet_common::{Counters, Oddities, VipPortKey};
 
@@ -144,17 +144,11 @@ pub(crate) fn waiting(slot: u32) -> u64 {
     PENDING.get_ptr_mut(slot).map_or(0, |pending| unsafe { pending.read_volatile() })
 }
 
-/// Leaves something in a slot.
+/// Leaves in a slot what `change` makes of what waits there.
 #[inline(always)]
-pub(crate) fn wait(slot: u32, waits: u64) {
+pub(crate) fn wait(slot: u32, change: impl FnOnce(u64) -> u64) {
     if let Some(pending) = PENDING.get_ptr_mut(slot) {
         // SAFETY: an element of a map.
-        unsafe { pending.write_volatile(waits) };
+        unsafe { pending.write_volatile(change(pending.read_volatile())) };
     }
-}
-
-/// A SYN that is followed waits for any acknowledgement.
-#[inline(always)]
-pub(crate) fn wait_for_any(slot: u32) {
-    wait(slot, waiting(slot) | UNANSWERED);
 }

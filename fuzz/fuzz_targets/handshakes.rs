@@ -3,7 +3,7 @@
 //! Nobody fails without an answer of this node's side or 3 s of silence, and every place comes free again.
 #![no_main]
 
-use cosmolet_common::follow::{Asked, Entry, Flow, Outcome, PATIENCE, Table, ack, given_up, prefix, refusal, syn, syn_ack};
+use cosmolet_common::follow::{Asked, Entry, Flow, Outcome, PATIENCE, Table, ack, given_up, is_chosen, prefix, refusal, syn, syn_ack};
 use libfuzzer_sys::fuzz_target;
 
 struct World {
@@ -36,11 +36,12 @@ fuzz_target!(|data: &[u8]| {
         world.now += u64::from(pause) * 20_000_000;
         longest += u64::from(pause) * 20_000_000;
         match what % 6 {
-            0 => asked += u64::from(syn(&mut world, flow, u32::from(id), prefix(client), sequence) == Asked::Followed),
+            0 if is_chosen(&mut world, flow, u32::from(id)) => asked += u64::from(syn(&mut world, flow, u32::from(id), prefix(client), sequence) == Asked::Followed),
             1 => drop(syn_ack(&mut world, flow, sequence)),
             2 => drop(ack(&mut world, flow, sequence, acknowledgement)),
             3 => refused += u64::from(refusal(&mut world, flow, id & 2 == 0)),
             4 => drop(given_up(&mut world, flow, sequence)),
+            0 => {}
             _ => sweep(&mut world, &mut told, &mut told_refused, longest >= PATIENCE),
         }
     }

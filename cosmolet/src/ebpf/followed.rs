@@ -93,9 +93,9 @@ impl Followed {
     }
 
     /// Follows fewer SYN of ports that get many: `syn` holds how many each got within the span.
-    pub(super) fn adapt(&mut self, syn: &BTreeMap<u32, u64>, span: Duration) {
+    pub(super) fn adapt(&mut self, syn: &[(u32, u64)], span: Duration) {
         let seconds = span.as_secs_f64().max(0.1);
-        let all: u64 = syn.values().sum();
+        let all: u64 = syn.iter().map(|(_, syn)| syn).sum();
         let least = share(all as f64 / seconds, self.places.len() as f64 / PLACES_FOR_ONE);
         let wanted: BTreeMap<u32, u32> = syn
             .iter()

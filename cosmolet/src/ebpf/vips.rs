@@ -110,26 +110,29 @@ impl Vips {
         let mut read = Vec::new();
         let count = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
         counters.read(count, |id, now| read.push((id, now)))?;
-        let mut changes = BTreeMap::new();
+        let since = |id| self.slots.get(id as usize).filter(|slot| slot.owner.is_some()).map(|slot| slot.since);
+        let mut told = followed.read(since);
+        let (mut samples, mut syn) = (Vec::with_capacity(read.len()), Vec::new());
+        let mut tell = |id: u32, slot: &Slot, counts: TrafficCounts, handshakes: Option<Handshakes>| {
+            let Some((vip, Some(port))) = slot.owner else { return };
+            if counts.syn > 0 {
+                syn.push((id, counts.syn));
+            }
+            let handshakes = Handshakes { one_in: followed.one_in(id), ..handshakes.unwrap_or_default() };
+            samples.push(TrafficSample { vip, port, span, counts, handshakes });
+        };
         for (id, now) in read {
             let Some(slot) = self.slots.get_mut(id as usize).filter(|slot| slot.last != now) else { continue };
-            changes.insert(id, counts(&now.since(&slot.last)));
+            let counts = counts(&now.since(&slot.last));
             slot.last = now;
+            tell(id, slot, counts, told.remove(&id));
         }
-        let since = |id| self.slots.get(id as usize).filter(|slot| slot.owner.is_some()).map(|slot| slot.since);
-        let mut handshakes = followed.read(since);
         // A handshake that times out may be all that there is to tell of its port.
-        for id in handshakes.keys() {
-            changes.entry(*id).or_default();
+        for (id, handshakes) in told {
+            if let Some(slot) = self.slots.get(id as usize) {
+                tell(id, slot, TrafficCounts::default(), Some(handshakes));
+            }
         }
-        let syn = changes.iter().filter(|(_, counts)| counts.syn > 0).map(|(id, counts)| (*id, counts.syn)).collect();
-        let samples = changes.into_iter().filter_map(|(id, counts)| {
-            let (vip, port) = self.slots.get(id as usize)?.owner?;
-            let handshakes = handshakes.remove(&id).unwrap_or_default();
-            let handshakes = Handshakes { one_in: followed.one_in(id), ..handshakes };
-            Some(TrafficSample { vip, port: port?, span, counts, handshakes })
-        });
-        let samples = samples.collect();
         followed.adapt(&syn, span);
         Ok(samples)
     }
