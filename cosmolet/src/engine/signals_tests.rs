@@ -208,6 +208,15 @@ fn one_broken_client_and_clients_behind_one_nat_prove_nothing() {
 }
 
 #[test]
+fn a_suspicion_ends_when_one_client_alone_goes_on_failing() {
+    let mut node = Node::one(TrafficMode::Observe, TrafficPolicy::default());
+    node.seconds(3, failing(10));
+    assert_eq!(node.health(), "suspect");
+    node.seconds(10, Handshakes { failed_prefixes: 0b1, completed: 5, ..failing(5) });
+    assert_eq!(node.health(), "up");
+}
+
+#[test]
 fn nothing_is_judged_where_answers_are_not_seen() {
     let mut node = Node::new(TrafficMode::Enforce, &[(1, passive())]);
     node.seconds(60, Handshakes { unseen_answers: 10, ..fine(10) });

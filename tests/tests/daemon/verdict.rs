@@ -26,13 +26,13 @@ fn prefixes_of_the_client(stage: &Stage) -> Result<Vec<IpAddr>> {
     let (client, tor) = (&stage.fabric.client, &stage.fabric.tor);
     let mut sources: Vec<IpAddr> = Vec::new();
     for n in 1..=4 {
-        sources.push(format!("10.3.{n}.1").parse()?);
-        sources.push(format!("fd00:3:0:{n}00::1").parse()?);
+        sources.push(format!("10.77.{n}.1").parse()?);
+        sources.push(format!("fd00:77:0:{n}00::1").parse()?);
     }
     for source in &sources {
         client.add_address("lo", IpNet::from(*source))?;
     }
-    let gateways: [(&str, IpAddr); 2] = [("10.3.0.0/16", "10.2.0.2".parse()?), ("fd00:3::/48", "fd00:2::2".parse()?)];
+    let gateways: [(&str, IpAddr); 2] = [("10.77.0.0/16", "10.2.0.2".parse()?), ("fd00:77::/48", "fd00:2::2".parse()?)];
     for (prefix, gateway) in gateways {
         tor.add_route(prefix.parse()?, gateway)?;
     }
@@ -95,9 +95,7 @@ fn a_silent_backend_is_suspected_convicted_and_comes_back() -> Result<()> {
     let load = Load { per_second: 20, sources, ..Load::new(targets().to_vec()) };
     let client = Client::start(&stage.fabric.client, load)?;
     proven(&stage)?;
-    for vip in [vip4(1), vip6(1)] {
-        stage.wait_status(0, vip, "handshakes are followed", |row| row["services"][0]["verdict"] == "clear")?;
-    }
+    says(&stage, "clear")?;
     let pod = &stage.fabric.nodes[0].pod;
     let drop_all = format!(
         "table inet csm_drop {{ chain in {{ type filter hook input priority 0; tcp dport {BACKEND_PORT} drop; }}; }}"
@@ -123,6 +121,53 @@ fn a_silent_backend_is_suspected_convicted_and_comes_back() -> Result<()> {
         stage.wait_status(0, vip, "its trial ends well", |row| row["services"][0]["health"] == "up")?;
     }
     drop(client);
+    Ok(())
+}
+
+/// The backend refuses while clients connect: without probes that makes its VIPs suspect and nothing more, with them it convicts.
+#[test]
+fn a_refusing_backend_is_suspect_without_probes_and_convicted_with_them() -> Result<()> {
+    let mut unprobed = enforcing();
+    unprobed.env.push(("COSMOLET_TRAFFIC_PROBE_SOURCES", "[]"));
+    let mut stage = one_node(Mode::Dynamic, unprobed)?;
+    let sources = prefixes_of_the_client(&stage)?;
+    let load = Load { per_second: 20, sources, ..Load::new(targets().to_vec()) };
+    let client = Client::start(&stage.fabric.client, load)?;
+    says(&stage, "unproven")?;
+    let since = Instant::now();
+    stage.fabric.nodes[0].backend.stop()?;
+    says(&stage, "suspect")?;
+    std::thread::sleep(HOLD);
+    ensure_unmoved(&stage, since)?;
+    let told = explain(&stage, vip4(1))?;
+    let sentences = told["would_change"].to_string();
+    ensure!(sentences.contains("convicts nobody before a probe has passed"), "{told}");
+    stage.fabric.nodes[0].backend.resume()?;
+    says(&stage, "unproven")?;
+    stage.daemons[0].stop(LIMIT)?;
+    stage.reconfigure(0, &enforcing())?;
+    stage.daemons[0].start()?;
+    proven(&stage)?;
+    says(&stage, "clear")?;
+    ensure_unmoved(&stage, since)?;
+    stage.fabric.nodes[0].backend.stop()?;
+    let refused = Instant::now();
+    stage.wait_nodes(&[], refused, LIMIT)?;
+    println!("withdrawn {:?} after the backend refused", refused.elapsed());
+    for vip in [vip4(1), vip6(1)] {
+        stage.wait_status(0, vip, "convicted", |row| row["reason"] == "ConnectionsFail")?;
+    }
+    stage.fabric.nodes[0].backend.resume()?;
+    stage.wait_nodes(&[NODE], Instant::now(), LIMIT)?;
+    drop(client);
+    Ok(())
+}
+
+/// Waits until the verdict on both VIPs is this word.
+fn says(stage: &Stage, verdict: &str) -> Result<()> {
+    for vip in [vip4(1), vip6(1)] {
+        stage.wait_status(0, vip, verdict, |row| row["services"][0]["verdict"] == verdict)?;
+    }
     Ok(())
 }
 

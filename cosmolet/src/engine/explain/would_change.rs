@@ -161,7 +161,12 @@ fn handshakes(port: &PortExplanation, claim: &ClaimExplanation, rules: &TrafficR
         }
         Sight::Visible if report.suspect => {
             let clear = rules.threshold * rules.trial_share;
-            format!("{name}: no longer suspect once its score is below {clear:.1} (now {:.1})", report.score)
+            let (score, prefixes) = (report.score, report.client_prefixes);
+            let needed = rules.client_prefixes;
+            format!(
+                "{name}: no longer suspect once its score is below {clear:.1} (now {score:.1}), or its failures come from fewer than \
+                 {needed} client prefixes (now {prefixes})"
+            )
         }
         Sight::Visible => format!(
             "{name}: suspect once its score is {:.1} (now {:.1}), {} of the last {} seconds with handshakes hold a failure (now \

@@ -99,8 +99,9 @@ impl PortEvidence {
         self.cusum.add(&sample.handshakes, healthy, burstiness, now, rules);
         let calm = self.cusum.score() < rules.threshold * rules.trial_share;
         self.baseline.learn(Votes::of(&sample.handshakes, rules), calm, now, rules);
-        self.suspect =
-            if self.suspect { !calm } else { self.cusum.exceeds(rules.threshold, rules.failing_samples, rules) };
+        // Who is suspect stays so until it is calm, or until one broken client alone goes on failing.
+        let (share, failing) = if self.suspect { (rules.trial_share, 1) } else { (1.0, rules.failing_samples) };
+        self.suspect = self.cusum.exceeds(rules.threshold * share, failing, rules);
     }
 
     /// Its handshakes fail.
