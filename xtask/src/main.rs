@@ -10,6 +10,7 @@ mod deploy;
 mod dist;
 mod docs;
 mod fuzz;
+mod image;
 mod lab;
 mod setup;
 mod shell;
@@ -55,6 +56,8 @@ enum Command {
     Docs,
     /// Build the release binary and pack it with charts, manifests and licence into target/dist.
     Dist(dist::Options),
+    /// Build the container image by buildah, without a registry, into target/image.
+    Image(image::Options),
     /// Make the plain manifests in deploy/ from the chart.
     Deploy(deploy::Options),
     /// Run a fuzz target (or list them).
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::Docs => docs::run(),
         Command::Dist(options) => dist::run(&options),
+        Command::Image(options) => image::run(&options),
         Command::Deploy(options) => deploy::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
     };

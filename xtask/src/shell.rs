@@ -145,6 +145,13 @@ pub fn run_quietly(what: &str, command: &mut Command) -> Result<()> {
     bail!("`{}` failed ({status}); the end of {}:\n{tail}", shown(command), log_path.display())
 }
 
+/// Waits until nobody else holds the lock of this file, which is made, and holds it until it is dropped.
+pub fn lock(file: &Path) -> Result<File> {
+    let lock = File::create(file).with_context(|| format!("cannot make {}", file.display()))?;
+    lock.lock().with_context(|| format!("the lock {}", file.display()))?;
+    Ok(lock)
+}
+
 /// A command as one would type it.
 pub fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());

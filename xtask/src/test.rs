@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::image;
 use crate::lab::{self, PROFILE};
 use crate::setup::{self, Group};
 use crate::shell;
@@ -73,6 +74,10 @@ fn steps(options: &Options, report: &mut Report) -> Result<()> {
             shell::run(shell::cargo().args(["clippy", "--profile", PROFILE, "--all-targets", "--", "-D", "warnings"]))
         });
         report.step("documentation", documentation);
+    }
+    if full && !options.no_root {
+        // Here it says how far it is; the suites find it current.
+        report.step("the container image", || image::run(&image::Options::of(lab::daemon(), options.yes)));
     }
     run_suites(options, &suites, report);
     if full {

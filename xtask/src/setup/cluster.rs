@@ -62,16 +62,16 @@ fn images() -> [Need; 2] {
         tool(
             "buildah",
             "builds the image from the Dockerfile",
-            Group::Cluster,
+            Group::Image,
             || which("buildah").is_some(),
             &[&["buildah"]],
         ),
         tool(
             "debootstrap",
             "makes the image's base without a registry",
-            Group::Cluster,
+            Group::Image,
             || which("debootstrap").is_some(),
-            &[&["debootstrap"]],
+            &[&["debootstrap", "debian-archive-keyring"], &["debootstrap"]],
         ),
     ]
 }

@@ -39,6 +39,8 @@ pub enum Group {
     Kube,
     /// The rest of Kubernetes, helm, containerd and what builds images; what the lab's cluster needs beside lab and kube.
     Cluster,
+    /// buildah and debootstrap: the container image.
+    Image,
     /// What `cargo xtask demo` needs: build, ebpf and lab.
     Demo,
     /// cargo-fuzz.
@@ -57,6 +59,9 @@ impl Options {
             Group::Fuzz => self.only.contains(&Group::Fuzz),
             Group::Build | Group::Ebpf | Group::Lab => {
                 self.only.is_empty() || self.only.contains(&group) || self.only.contains(&Group::Demo)
+            }
+            Group::Image => {
+                self.only.is_empty() || [Group::Image, Group::Cluster].iter().any(|part| self.only.contains(part))
             }
             Group::Kube | Group::Cluster | Group::Demo => self.only.is_empty() || self.only.contains(&group),
         }
