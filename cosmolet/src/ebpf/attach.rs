@@ -163,7 +163,8 @@ fn interface(name: &str) -> io::Result<(u32, u16)> {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     for (to, from) in request.ifr_name.iter_mut().zip(bytes) {
-        *to = from.cast_signed();
+        // C's `char` has no sign on every architecture.
+        *to = libc::c_char::from_ne_bytes([*from]);
     }
     let mut ask = |what| {
         // SAFETY: both requests read the name and write within the structure.
