@@ -82,7 +82,7 @@ pub fn queue() -> (Announcer, Inbox) {
 pub enum Report {
     /// The API server has taken one.
     Sent,
-    /// So many were left out: too many at once.
+    /// So many were left out: too many at once, or about a Service that goes.
     Dropped(u64),
     /// One could not be sent.
     Failed(String),
@@ -97,6 +97,21 @@ enum Error {
     Gone,
     #[error("{}", chain(.0))]
     Client(#[from] kube::Error),
+}
+
+impl Error {
+    /// The Service is gone or goes with its namespace: nobody is left to be told, and nothing is wrong.
+    fn is_moot(&self) -> bool {
+        match self {
+            Self::Gone => true,
+            Self::Client(error) => {
+                let kube::Error::Api(status) = error else { return false };
+                let mut causes = status.details.iter().flat_map(|details| &details.causes);
+                causes.any(|cause| cause.reason == "NamespaceTerminating")
+            }
+            Self::Silent => false,
+        }
+    }
 }
 
 /// Sends what is announced until every [`Announcer`] is gone.
@@ -133,6 +148,7 @@ impl Teller {
                 self.unsaid = 0;
                 Report::Sent
             }
+            Err(error) if error.is_moot() => Report::Dropped(1),
             Err(error) => {
                 self.unsaid += 1;
                 Report::Failed(printable(&error.to_string()))
