@@ -24,6 +24,7 @@ pub mod netns;
 pub mod nft;
 pub mod objects;
 pub mod openmetrics;
+pub mod packaging;
 pub mod packet;
 pub mod process;
 pub mod report;

@@ -15,7 +15,6 @@ use kube::Client;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 
 use super::figure::{Figure, Measure, Summary};
-use super::proxy::Proxy;
 use super::world::{LIMIT, OWN, World, node, service, vips};
 use crate::api_server::{ApiServer, Place, User};
 use crate::fabric::{BACKEND_PORT, MANAGEMENT, host};
@@ -37,13 +36,7 @@ const RESOURCES: [&str; 4] = ["services", "endpointslices", "nodes", "pods"];
 
 /// Measures the share among this many Services; the first `TURNS` of them change.
 pub fn share(services: u16, rounds: usize) -> Result<Vec<Figure>> {
-    let mut proxy = None;
-    let mut world = World::raise(|lab, node| {
-        let directory = lab.subdirectory("proxy")?;
-        proxy = Some(Proxy::listen(&directory, &node.frr.directory().join(cosmolet::frr::SOCKET))?);
-        Ok(directory)
-    })?;
-    let proxy = proxy.context("no proxy")?;
+    let (mut world, proxy) = World::raise_proxied()?;
     let api = raise(&mut world, services, State::NotReady)?;
     world.start()?;
     world.wait_state("withdrawn", services.into())?;

@@ -7,10 +7,9 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::figure::{Figure, Measure, Summary};
-use super::proxy::Proxy;
 use super::world::{LIMIT, World, list, service, slice, vips};
 use crate::fabric::host;
 use crate::objects::State;
@@ -24,13 +23,7 @@ const TARGET: f64 = 3.0;
 
 /// Measures. The baseline is the way through the proxy alone: a raw client's write of one `network`.
 pub fn measure(rounds: usize) -> Result<Vec<Figure>> {
-    let mut proxy = None;
-    let mut world = World::raise(|lab, node| {
-        let directory = lab.subdirectory("proxy")?;
-        proxy = Some(Proxy::listen(&directory, &node.frr.directory().join(cosmolet::frr::SOCKET))?);
-        Ok(directory)
-    })?;
-    let proxy = proxy.context("no proxy")?;
+    let (mut world, proxy) = World::raise_proxied()?;
     world.put("services.json", &list((1..=VIPS).map(service))?)?;
     for n in 1..=VIPS {
         world.put(&format!("s{n}.json"), &list([slice(n, State::NotReady)])?)?;

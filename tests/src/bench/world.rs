@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{Node as NodeObject, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::Serialize;
 
+use super::proxy::Proxy;
 use crate::daemon::Daemon;
 use crate::fabric::{BACKEND_PORT, Fabric, Mode, Node, NodeSpec, VIPS_V4, VIPS_V6, vip4};
 use crate::objects::{self, State};
@@ -52,6 +53,17 @@ impl World {
         let config = config(&format!("  manifests: {}\n", manifests.display()), &sockets);
         let daemon = Daemon::prepare(&lab, &fabric.nodes[0].netns, OWN, &config, HTTP.parse()?, &[])?;
         Ok(Self { daemon, fabric, manifests, sockets, lab })
+    }
+
+    /// The same with a proxy before FRR's socket, which tells when which command arrived there.
+    pub fn raise_proxied() -> Result<(Self, Proxy)> {
+        let mut proxy = None;
+        let world = Self::raise(|lab, node| {
+            let directory = lab.subdirectory("proxy")?;
+            proxy = Some(Proxy::listen(&directory, &node.frr.directory().join(cosmolet::frr::SOCKET))?);
+            Ok(directory)
+        })?;
+        Ok((world, proxy.context("no proxy")?))
     }
 
     /// Makes the daemon follow an API server instead of the directory, from its next start on.

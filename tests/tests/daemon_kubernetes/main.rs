@@ -13,11 +13,10 @@ use cosmolet_tests::api_server::{ApiServer, Place, User};
 use cosmolet_tests::daemon::Daemon;
 use cosmolet_tests::fabric::{BACKEND_PORT, Fabric, MANAGEMENT, Mode, NodeSpec, VIPS_V4, VIPS_V6, host, vip4, vip6};
 use cosmolet_tests::objects::{self, State};
+use cosmolet_tests::packaging::deployed;
 use cosmolet_tests::{Lab, wait};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 const HTTP: &str = "127.0.0.1:9470";
@@ -204,19 +203,6 @@ fn row(daemon: &Daemon, vip: IpAddr) -> Result<Option<Value>> {
     let status = daemon.status()?;
     let rows = status["vips"].as_array().context("no rows")?;
     Ok(rows.iter().find(|row| row["vip"] == text.as_str()).cloned())
-}
-
-/// The documents of one kind in `deploy/cosmolet.yaml`.
-fn deployed<T: DeserializeOwned>(kind: &str) -> Result<T> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/cosmolet.yaml");
-    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    for document in serde_yaml_ng::Deserializer::from_str(&text) {
-        let value = serde_yaml_ng::Value::deserialize(document)?;
-        if value["kind"] == kind {
-            return Ok(serde_yaml_ng::from_value(value)?);
-        }
-    }
-    bail!("deploy/cosmolet.yaml has no {kind}")
 }
 
 /// Gives the daemon's user the rights that it is deployed with, and no others.

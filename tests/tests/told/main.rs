@@ -10,7 +10,6 @@ mod privilege;
 mod statistics;
 
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,13 +17,13 @@ use cosmolet_tests::api_server::{ApiServer, Place};
 use cosmolet_tests::daemon::{Daemon, User};
 use cosmolet_tests::fabric::{BACKEND_PORT, Fabric, MANAGEMENT, Mode, NodeSpec, host, vip4, vip6};
 use cosmolet_tests::objects::{self, NAMESPACE, State};
+use cosmolet_tests::packaging::deployed;
 use cosmolet_tests::running_config::RunningConfig;
 use cosmolet_tests::{Lab, api_server, wait};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{Api, ListParams};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -166,19 +165,6 @@ impl World {
         self.api
             .run(async |client| Ok(Api::<K>::namespaced(client, NAMESPACE).list(&ListParams::default()).await?.items))
     }
-}
-
-/// The first document of a kind in `deploy/cosmolet.yaml`.
-fn deployed<T: DeserializeOwned>(kind: &str) -> Result<T> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/cosmolet.yaml");
-    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    for document in serde_yaml_ng::Deserializer::from_str(&text) {
-        let value = serde_yaml_ng::Value::deserialize(document)?;
-        if value["kind"] == kind {
-            return Ok(serde_yaml_ng::from_value(value)?);
-        }
-    }
-    bail!("deploy/cosmolet.yaml has no {kind}")
 }
 
 fn role() -> Result<ClusterRole> {
