@@ -1,7 +1,6 @@
-//! Images without a registry or an engine: docker archives that containerd imports.
+//! Images without a registry: docker archives that containerd imports.
 //!
-//! A lab image is one program with the shared libraries that ldd(1) names, and its file capabilities; the layer is packed
-//! by tar(1), which writes capabilities as the PAX header `SCHILY.xattr.security.capability`.
+//! cosmolet's is the one of the Dockerfile. A lab image is one program with the shared libraries that ldd(1) names.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -32,8 +31,6 @@ pub struct Recipe<'a> {
     pub program: &'a Path,
     /// Its arguments.
     pub command: &'a [&'a str],
-    /// As setcap(8) takes them; empty for none.
-    pub capabilities: &'a str,
     /// The user it runs as.
     pub user: u32,
 }
@@ -48,7 +45,7 @@ impl Image {
         fill(&directory.join("root"), recipe, &entry)?;
         output(
             Command::new("tar")
-                .args(["--format=posix", "--xattrs", "--xattrs-include=*", "--owner=0", "--group=0", "--numeric-owner"])
+                .args(["--format=posix", "--owner=0", "--group=0", "--numeric-owner"])
                 .args(["-C", "root", "-cf", "layer.tar", "."])
                 .current_dir(&directory),
         )?;
@@ -62,6 +59,16 @@ impl Image {
         fs::remove_dir_all(directory.join("root"))?;
         fs::remove_file(directory.join("layer.tar"))?;
         Ok(Self { archive: directory.join("image.tar"), name: recipe.name.to_owned() })
+    }
+
+    /// The Dockerfile's image around a binary of the daemon: built by `cargo xtask image`, or found current.
+    pub fn of_dockerfile(daemon: &Path) -> Result<Self> {
+        let xtask = daemon.with_file_name("xtask");
+        ensure!(xtask.is_file(), "no xtask beside {}: cargo build --bins", daemon.display());
+        let target = daemon.ancestors().nth(2).context("the daemon is in no target folder")?;
+        let archive = target.join("image/cosmolet-prebuilt.tar");
+        output(Command::new(xtask).args(["image", "--yes", "--prebuilt"]).arg(daemon).arg("--output").arg(&archive))?;
+        Self::open(&archive)
     }
 
     /// An archive that somebody else made, by the name that its manifest gives it.
@@ -109,9 +116,6 @@ fn config(recipe: &Recipe<'_>, entry: &Path, layer: &str) -> Value {
 fn fill(root: &Path, recipe: &Recipe<'_>, entry: &Path) -> Result<()> {
     let target = inside(root, entry)?;
     copy(recipe.program, &target)?;
-    if !recipe.capabilities.is_empty() {
-        output(Command::new("setcap").arg(recipe.capabilities).arg(&target))?;
-    }
     for library in libraries(recipe.program)? {
         copy(&library, &inside(root, &library)?)?;
     }

@@ -1,9 +1,9 @@
 //! A real cluster: etcd and the control plane, nodes with containerd, kubelet and kube-proxy, on the lab's fabric.
 //!
 //! Owns what makes a fabric a cluster. Its nodes are the fabric's nodes, whose FRR peers with the ToR; pods join a bridge
-//! on each and have addresses of both families that the ToR routes. There is no registry: images are packed here, or
-//! named by `COSMOLET_IMAGE`. Nothing of it is outside the lab's namespaces and directory but cgroups, which carry the
-//! lab's prefix.
+//! on each and have addresses of both families that the ToR routes. There is no registry: cosmolet's image is the Dockerfile's,
+//! or the archive `COSMOLET_IMAGE`. Nothing of it is outside the lab's namespaces and directory but cgroups, which carry
+//! the lab's prefix.
 
 mod chart;
 mod control;
@@ -217,21 +217,12 @@ fn images(lab: &Lab) -> Result<Vec<Image>> {
     let daemon = crate::daemon::binary()?;
     let pod = daemon.with_file_name("pod");
     ensure!(pod.is_file(), "no pod beside {}: cargo build -p cosmolet-tests --bins", daemon.display());
-    let recipe = |name, command| Recipe { name, program: &pod, command, capabilities: "", user: 65532 };
+    let recipe = |name, command| Recipe { name, program: &pod, command, user: 65532 };
     let pause = Image::pack(lab, &recipe(node::PAUSE, &["pause"]))?;
     let backend = Image::pack(lab, &recipe(workload::IMAGE, &["serve"]))?;
     let cosmolet = match std::env::var_os("COSMOLET_IMAGE") {
         Some(archive) => Image::open(archive.as_ref())?,
-        None => Image::pack(
-            lab,
-            &Recipe {
-                name: "docker.io/lab/cosmolet:dev",
-                program: &daemon,
-                command: &["run", "--config", "/etc/cosmolet/cosmolet.yaml"],
-                capabilities: "cap_bpf,cap_perfmon,cap_net_admin+ep",
-                user: 65532,
-            },
-        )?,
+        None => Image::of_dockerfile(&daemon)?,
     };
     Ok(vec![pause, backend, cosmolet])
 }
