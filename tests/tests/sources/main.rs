@@ -8,6 +8,7 @@
 )]
 
 mod any_order;
+mod bookmarks;
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -55,10 +56,14 @@ struct Known {
 
 impl Follower {
     fn kubernetes(api: &ApiServer) -> Result<Self> {
-        let mut options = kubernetes::Options::new(api.config(User::Admin)?);
+        let short = Duration::from_secs(2);
+        Self::kubernetes_as(api, User::Admin, Timings { answer: short, idle: short, ..Timings::default() })
+    }
+
+    fn kubernetes_as(api: &ApiServer, user: User, timings: Timings) -> Result<Self> {
+        let mut options = kubernetes::Options::new(api.config(user)?);
         options.page_size = 2;
-        options.timings =
-            Timings { answer: Duration::from_secs(2), idle: Duration::from_secs(2), ..Timings::default() };
+        options.timings = timings;
         Self::start(async |events| kubernetes::run(options, selection(), events).await.expect("a client"))
     }
 
