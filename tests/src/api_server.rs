@@ -241,6 +241,11 @@ impl ApiServer {
         self.server.as_mut().context("the API server does not run")
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.server.as_ref().context("the API server does not run")?.pid())
+    }
+
     /// Waits until `/readyz` says ok.
     pub fn wait_ready(&mut self, limit: Duration) -> Result<()> {
         wait::until("kube-apiserver ready", limit, || {

@@ -273,6 +273,33 @@ pub fn terminate_pid(pid: i32) {
     unsafe { libc::kill(pid, libc::SIGTERM) };
 }
 
+/// A process that stands still until this is dropped. It need not be a child of ours.
+#[derive(Debug)]
+pub struct Paused(i32);
+
+impl Paused {
+    /// Sends SIGSTOP.
+    pub fn new(pid: u32) -> Result<Self> {
+        let paused = Self(i32::try_from(pid)?);
+        paused.signal(libc::SIGSTOP).with_context(|| format!("pausing {pid}"))?;
+        Ok(paused)
+    }
+
+    #[expect(unsafe_code, reason = "kill(2) has no safe wrapper in std")]
+    fn signal(&self, signal: i32) -> io::Result<()> {
+        // SAFETY: kill touches no memory.
+        if unsafe { libc::kill(self.0, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        if let Err(error) = self.signal(libc::SIGCONT) {
+            tracing::warn!(%error, pid = self.0, "a process stays paused");
+        }
+    }
+}
+
 /// The thread that forks every child. PR_SET_PDEATHSIG follows the *thread* that forked, and threads of a test runner or of
 /// tokio end long before the process does.
 struct Spawner(mpsc::Sender<(Command, mpsc::Sender<io::Result<Child>>)>);

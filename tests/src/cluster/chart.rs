@@ -1,9 +1,10 @@
 //! cosmolet on the cluster, installed by its chart.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::tools::Helm;
@@ -24,6 +25,11 @@ impl Cluster {
     /// Installs the chart, or upgrades the release, with further values (a JSON object merged over the lab's own), and
     /// waits until every node's daemon is ready.
     pub fn install(&self, more: &Value) -> Result<()> {
+        self.install_by(Helm::V4, more)
+    }
+
+    /// The same by one of the two.
+    pub fn install_by(&self, helm: Helm, more: &Value) -> Result<()> {
         let file = self.lab.directory().join("values.json");
         let mut values = self.values()?;
         merge(&mut values, more);
@@ -31,7 +37,7 @@ impl Cluster {
         let timeout = format!("{}s", LIMIT.as_secs());
         let (chart, file) = (chart(), file.to_string_lossy().into_owned());
         self.helm(
-            Helm::V4,
+            helm,
             &[
                 "upgrade",
                 "--install",
@@ -55,6 +61,30 @@ impl Cluster {
         let timeout = format!("{}s", LIMIT.as_secs());
         self.helm(Helm::V4, &["rollback", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout", &timeout])?;
         self.wait_daemons(LIMIT)
+    }
+
+    /// Takes the release away, and waits until no daemon is left.
+    pub fn uninstall(&self, helm: Helm) -> Result<()> {
+        let timeout = format!("{}s", LIMIT.as_secs());
+        self.helm(helm, &["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout", &timeout])?;
+        wait::until_true("no daemon", LIMIT, || Ok(self.daemon_pods()?.is_empty()))
+    }
+
+    /// The process of a node's daemon, as this machine counts processes.
+    pub fn daemon_process(&self, node: &str) -> Result<u32> {
+        let netns = std::fs::metadata(crate::netns::path(self.node(node)?.netns.name()))?.ino();
+        let ours = |pid: u32| -> Option<bool> {
+            let words = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let daemon = words.starts_with(b"/usr/local/bin/cosmolet\0run\0");
+            Some(daemon && std::fs::metadata(format!("/proc/{pid}/ns/net")).ok()?.ino() == netns)
+        };
+        let entries = std::fs::read_dir("/proc")?.flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let found: Vec<u32> = pids.filter(|pid| ours(*pid) == Some(true)).collect();
+        match found[..] {
+            [pid] => Ok(pid),
+            _ => bail!("the daemons of {node} are {found:?}"),
+        }
     }
 
     /// The values that the lab needs beside the defaults.

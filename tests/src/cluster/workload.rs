@@ -149,8 +149,21 @@ impl Cluster {
         Ok(())
     }
 
+    /// Where a node's pod listens, in IPv4.
+    pub fn pod_address(&self, workload: &Workload, node: &str) -> Result<SocketAddr> {
+        pod_address(&self.pod_on(workload, node)?)
+    }
+
+    /// As [`Cluster::set_ready`], without asking the API server where the pod is.
+    pub fn set_ready_at(&self, pod: SocketAddr, yes: bool) -> Result<()> {
+        self.switch_at(pod, "ready", yes)
+    }
+
     fn switch(&self, workload: &Workload, node: &str, probe: &str, yes: bool) -> Result<()> {
-        let address = pod_address(&self.pod_on(workload, node)?)?;
+        self.switch_at(self.pod_address(workload, node)?, probe, yes)
+    }
+
+    fn switch_at(&self, address: SocketAddr, probe: &str, yes: bool) -> Result<()> {
         let path = format!("/{probe}/{}", if yes { "on" } else { "off" });
         let reply = http::get(&self.fabric.management, address, &path, REPLY_LIMIT)?;
         ensure!(reply.status == 200, "{path} answers {}: {}", reply.status, reply.body);

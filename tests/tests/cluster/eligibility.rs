@@ -2,7 +2,8 @@
 //! ToR's kernel and a client outside say what came of it.
 
 use anyhow::{Result, ensure};
-use cosmolet_tests::cluster::{Cluster, alone, shared};
+use cosmolet_tests::cluster::shared;
+use cosmolet_tests::wait;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
@@ -77,6 +78,65 @@ fn slices_that_a_user_made_for_a_service_without_selector() -> Result<()> {
     case.nodes(vip, &[])
 }
 
+/// A user's Endpoints of a Service without selector: the controller mirrors them into a slice.
+#[test]
+fn endpoints_that_the_controller_mirrors_into_a_slice() -> Result<()> {
+    let cluster = shared()?;
+    let (case, [vip, _]) = (Case::begin(&cluster, "mirrored")?, cluster.new_vips());
+    case.deploy("web", BOTH[1], |_| {})?;
+    let address = case.address_of("web")?;
+    case.service("web", &[vip], |service| drop(service["spec"].as_object_mut().map(|spec| spec.remove("selector"))))?;
+    // An old kind that clients no longer know by type.
+    let endpoints = |addresses: &str| {
+        case.cluster.apply_text(&format!(
+            "{{apiVersion: v1, kind: Endpoints, metadata: {{name: web, namespace: mirrored}}, subsets: [{{{addresses}: \
+             [{{ip: {address}, nodeName: {}}}], ports: [{{name: http, port: {PORT}, protocol: TCP}}]}}]}}",
+            BOTH[1]
+        ))
+    };
+    endpoints("addresses")?;
+    case.nodes(vip, &BOTH[1..])?;
+    case.answered(vip, 80, &BOTH[1..])?;
+    let label = "endpointslice.kubernetes.io/managed-by=endpointslicemirroring-controller.k8s.io";
+    let slices = case.kubectl(&["get", "endpointslices", "-l", label, "-o", "name"])?;
+    ensure!(slices.lines().count() == 1, "mirrored into {slices:?}");
+    endpoints("notReadyAddresses")?;
+    case.nodes(vip, &[])?;
+    case.reason(BOTH[1], vip, "NoLocalEndpoint")?;
+    endpoints("addresses")?;
+    case.nodes(vip, &BOTH[1..])
+}
+
+/// The controller hints each zone at its own endpoints: a node of another zone can serve the VIP all the same.
+#[test]
+fn topology_hints_are_left_alone() -> Result<()> {
+    let cluster = shared()?;
+    let (case, [vip, _]) = (Case::begin(&cluster, "hinted")?, cluster.new_vips());
+    for node in BOTH {
+        cluster.kubectl(&[
+            "label",
+            "node",
+            node,
+            &format!("topology.kubernetes.io/zone=zone-{node}"),
+            "--overwrite",
+        ])?;
+    }
+    case.deploy("web", BOTH[1], |_| {})?;
+    case.service("web", &[vip], |service| {
+        service["spec"]["externalTrafficPolicy"] = "Cluster".into();
+        service["spec"]["trafficDistribution"] = "PreferSameZone".into();
+    })?;
+    wait::until_true("hints in the slice", super::rig::LIMIT, || {
+        let query = "jsonpath={.items[*].endpoints[*].hints.forZones[*].name}";
+        let zones = case.kubectl(&["get", "endpointslices", "-o", query])?;
+        ensure!(zones.split_whitespace().any(|zone| zone == "zone-node2"), "hinted at {zones:?}");
+        Ok(true)
+    })?;
+    case.nodes(vip, &BOTH)?;
+    case.answered(vip, 80, &BOTH[1..])?;
+    case.stays(vip, &BOTH)
+}
+
 #[test]
 fn a_backend_in_the_hosts_network_and_a_headless_service() -> Result<()> {
     let cluster = shared()?;
@@ -144,60 +204,4 @@ fn a_crash_loop_takes_the_vip_out_though_it_is_published_as_ready() -> Result<()
     case.nodes(vip, &BOTH[..1])?;
     case.nodes(vip, &[])?;
     case.reason(BOTH[0], vip, "PodRestarting").map(drop)
-}
-
-#[test]
-fn labels_taints_and_cordons_of_a_node() -> Result<()> {
-    let cluster = alone()?;
-    let (case, [vip, _]) = (Case::begin(&cluster, "nodes")?, cluster.new_vips());
-    for node in BOTH {
-        case.deploy(&format!("web-{node}"), node, |pod| pod["tolerations"] = json!([{"operator": "Exists"}]))?;
-    }
-    case.service("web", &[vip], |_| {})?;
-    case.nodes(vip, &BOTH)?;
-    let label = "node.kubernetes.io/exclude-from-external-load-balancers";
-    turn(&case, vip, ["label", "node", BOTH[0]], [&format!("{label}="), &format!("{label}-")], Some("NodeExcluded"))?;
-    let taint = ["example.com/drain=now:NoSchedule", "example.com/drain-"];
-    turn(&case, vip, ["taint", "node", BOTH[0]], taint, None)?;
-    cordon(&cluster, &case, vip, None)?;
-    let strict = json!({"config": {"services": {"drain_taints": ["example.com/drain"], "cordon": "withdraw"}}});
-    cluster.install(&strict)?;
-    case.nodes(vip, &BOTH)?;
-    turn(&case, vip, ["taint", "node", BOTH[0]], taint, Some("NodeTainted"))?;
-    cordon(&cluster, &case, vip, Some("NodeCordoned"))?;
-    cluster.install(&json!({}))
-}
-
-/// Does something to the first node and undoes it; it withdraws for the reason, or nothing moves.
-fn turn(
-    case: &Case<'_>,
-    vip: std::net::IpAddr,
-    command: [&str; 3],
-    [done, undone]: [&str; 2],
-    reason: Option<&str>,
-) -> Result<()> {
-    case.cluster.kubectl(&[&command[..], &[done]].concat())?;
-    match reason {
-        Some(reason) => {
-            case.nodes(vip, &BOTH[1..])?;
-            case.reason(BOTH[0], vip, reason)?;
-            case.answered(vip, 80, &BOTH[1..])?;
-        }
-        None => case.stays(vip, &BOTH)?,
-    }
-    case.cluster.kubectl(&[&command[..], &[undone]].concat())?;
-    case.nodes(vip, &BOTH)
-}
-
-fn cordon(cluster: &Cluster, case: &Case<'_>, vip: std::net::IpAddr, reason: Option<&str>) -> Result<()> {
-    cluster.kubectl(&["cordon", BOTH[0]])?;
-    match reason {
-        Some(reason) => {
-            case.nodes(vip, &BOTH[1..])?;
-            case.reason(BOTH[0], vip, reason)?;
-        }
-        None => case.stays(vip, &BOTH)?,
-    }
-    cluster.kubectl(&["uncordon", BOTH[0]])?;
-    case.nodes(vip, &BOTH)
 }

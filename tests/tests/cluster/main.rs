@@ -5,8 +5,14 @@
 
 #![allow(missing_docs, reason = "a suite")]
 
+mod confined;
 mod eligibility;
+mod helms;
+mod manifests;
+mod nodes;
 mod raised;
 mod rig;
 mod selection;
+mod standing;
 mod story;
+mod told;

@@ -27,6 +27,16 @@ pub(crate) struct Case<'a> {
     namespace: String,
 }
 
+/// Its pods and Services go with the case: the machine is small.
+impl Drop for Case<'_> {
+    fn drop(&mut self) {
+        let deleted = self.cluster.kubectl(&["delete", "namespace", &self.namespace, "--wait=false"]);
+        if let Err(error) = deleted {
+            tracing::warn!(%error, namespace = self.namespace, "a case's namespace stays");
+        }
+    }
+}
+
 impl<'a> Case<'a> {
     pub(crate) fn begin(cluster: &'a Cluster, namespace: &str) -> Result<Self> {
         cluster.new_namespace(namespace)?;

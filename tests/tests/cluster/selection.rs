@@ -1,5 +1,7 @@
 //! Which Services are taken, on a real cluster: what the ToR's kernel has and what a client outside gets.
 
+use std::net::IpAddr;
+
 use anyhow::{Result, ensure};
 use cosmolet_tests::cluster::{alone, shared};
 use k8s_openapi::api::core::v1::Service;
@@ -79,15 +81,36 @@ fn families_proxied_addresses_and_annotations() -> Result<()> {
 }
 
 #[test]
-fn classes_namespaces_and_external_addresses_by_configuration() -> Result<()> {
+fn what_the_configuration_selects() -> Result<()> {
     let cluster = alone()?;
     let (case, other) = (Case::begin(&cluster, "configured")?, Case::begin(&cluster, "elsewhere")?);
     for case in [&case, &other] {
         case.deploy("web", BOTH[0], |_| {})?;
     }
+    // Everybody's addresses are in the ranges.
     cluster.install(&json!({"config": {"services": {"namespaces": ["configured"], "selector": "tier!=test",
-        "types": ["LoadBalancer", "ExternalIP"], "load_balancer_classes": ["example.com/ours"]}}}))?;
-    let vips: Vec<_> = (0..6).map(|_| cluster.new_vips()[0]).collect();
+        "types": ["LoadBalancer", "ExternalIP", "ClusterIP"], "load_balancer_classes": ["example.com/ours"],
+        "vip_ranges": ["10.0.0.0/8", "fd00::/8"]}}}))?;
+    let selected = classes_and_namespaces(&case, &other).and_then(|selected| {
+        case.deploy("other", BOTH[1], |_| {})?;
+        cluster_addresses(&case)?;
+        super::told::hostile_services(&case)?;
+        case.kubectl(&["delete", "deployment", "other"])?;
+        Ok(selected)
+    });
+    // Whatever became of it: the next test begins with the defaults.
+    cluster.install(&json!({}))?;
+    let [left_out, external] = selected?;
+    for vip in left_out {
+        case.nodes(vip, &BOTH[..1])?;
+    }
+    case.nodes(external[0], &[])
+}
+
+/// The VIPs that the configuration leaves out, and the external ones that it takes in.
+fn classes_and_namespaces(case: &Case<'_>, other: &Case<'_>) -> Result<[Vec<IpAddr>; 2]> {
+    let cluster = case.cluster;
+    let vips: Vec<IpAddr> = (0..6).map(|_| cluster.new_vips()[0]).collect();
     for (name, vip, class) in [
         ("ours", vips[0], Some("example.com/ours")),
         ("theirs", vips[1], Some("example.com/theirs")),
@@ -117,9 +140,29 @@ fn classes_namespaces_and_external_addresses_by_configuration() -> Result<()> {
         case.nodes(*vip, &[])?;
         ensure!(cluster.row(BOTH[0], *vip)?.is_none(), "{vip} has a row");
     }
-    cluster.install(&json!({}))?;
-    for vip in [vips[1], vips[2], vips[3], vips[4]] {
-        case.nodes(vip, &BOTH[..1])?;
-    }
-    case.nodes(vips[5], &[])
+    Ok([vips[1..5].to_vec(), vips[5..].to_vec()])
+}
+
+/// A ClusterIP goes by `internalTrafficPolicy`. On the Dynamic node: what the other redistributes is for the lab's VIPs alone.
+fn cluster_addresses(case: &Case<'_>) -> Result<()> {
+    let service = |policy: &str, pod: &str| {
+        case.apply::<Service>(json!({
+            "metadata": {"name": "inner"},
+            "spec": {"type": "ClusterIP", "selector": {"pod": pod}, "internalTrafficPolicy": policy,
+                     "ports": [{"port": 80, "targetPort": super::rig::PORT}]},
+        }))
+    };
+    service("Local", "other")?;
+    let text = case.kubectl(&["get", "service", "inner", "-o", "jsonpath={.spec.clusterIP}"])?;
+    let vip: IpAddr = text.parse()?;
+    case.nodes(vip, &BOTH[1..])?;
+    case.reason(BOTH[0], vip, "NoLocalEndpoint")?;
+    case.answered(vip, 80, &BOTH[1..])?;
+    // Its endpoint is on the other node now: by the policy Local this one leaves, by Cluster it returns.
+    service("Local", "web")?;
+    case.nodes(vip, &[])?;
+    case.reason(BOTH[1], vip, "NoLocalEndpoint")?;
+    service("Cluster", "web")?;
+    case.nodes(vip, &BOTH[1..])?;
+    case.answered(vip, 80, &BOTH[..1])
 }
