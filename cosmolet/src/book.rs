@@ -249,6 +249,7 @@ mod tests {
             network: None,
             rib: None,
             last_error: None,
+            ejection_refused: None,
             services: Vec::new(),
         }
     }

@@ -128,6 +128,8 @@ pub struct Traffic {
     pub max_ports: Option<u32>,
     /// `traffic.max_handshakes`
     pub max_handshakes: u32,
+    /// `traffic.ejection_share`: above 0, at most 1.
+    pub ejection_share: f64,
     /// `traffic.rule.*`
     pub rule: TrafficRules,
 }

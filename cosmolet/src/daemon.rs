@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use crate::apply::Applier;
 use crate::book::Book;
 use crate::config::{Config, OnExit, Source};
+use crate::engine::ejections::Guard;
 use crate::engine::event::Event;
 use crate::engine::observed::{BgpState, PeerView, ProberState};
 use crate::engine::traffic::TrafficMode;
@@ -59,6 +60,7 @@ pub async fn run(config: Config) -> Result<()> {
     let selection = sources::selection(&config)?;
     sources::spawn(&config, selection, events.clone(), Arc::clone(&book), &mut tasks).await?;
     let announcer = told::spawn(&config, &book, &metrics, &mut tasks).await?;
+    let ejections = told::spawn_ejections(&config, &book, &events, &mut tasks).await?;
     let (asker, questions) = questions::channel();
     let served = http::serve(listener, Arc::clone(&book), Arc::clone(&metrics), asker);
     tasks.spawn(async { Ok(served.await?) });
@@ -71,7 +73,7 @@ pub async fn run(config: Config) -> Result<()> {
         Engine::new(settings(&config)),
         Applier::new(addresses, frr.clone(), programs),
         inbox,
-        turn::Surroundings { book, metrics, frr, peers, announcer, probing, questions },
+        turn::Surroundings { book, metrics, frr, peers, announcer, ejections, probing, questions },
     );
     until_signalled(control, tasks, events, config.bgp.on_exit).await
 }
@@ -120,6 +122,10 @@ fn settings(config: &Config) -> Settings {
         lease: config.loopback.lease,
         traffic_mode: config.traffic.mode,
         traffic: config.traffic.rule,
+        guard: match config.services.source {
+            Source::Kubernetes => Guard::Register,
+            Source::Manifests(_) => Guard::NotAlone,
+        },
         pod_hold: config.services.restart_hold,
         prove: config.traffic.prove,
         probe_round: config.traffic.probe.round,

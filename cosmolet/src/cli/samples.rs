@@ -99,6 +99,7 @@ fn row(vip: &str, state: &str, service: &str, health: &str) -> VipRow {
         network: None,
         rib: None,
         last_error: None,
+        ejection_refused: None,
         services: vec![service],
         traffic: Vec::new(),
     }

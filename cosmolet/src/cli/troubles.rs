@@ -37,7 +37,7 @@ pub fn troubles(status: &Status) -> Vec<String> {
     if status.traffic.node_suspect {
         troubles.push("traffic: the handshakes of most VIPs fail: look at this node, not at one Service".to_owned());
     }
-    for kind in [unfinished, invisible, failing, suspected] {
+    for kind in [unfinished, invisible, failing, held_back, suspected] {
         troubles.extend(capped(status.vips.iter().filter_map(|vip| kind(vip, status)), "VIPs"));
     }
     troubles
@@ -76,6 +76,12 @@ fn bgp(status: &Status) -> Vec<String> {
     }
     let down = bgp.peers.iter().filter(|peer| !peer.established);
     capped(down.map(|peer| format!("FRR: the BGP session with {} is down", peer.name)), "sessions")
+}
+
+/// The traffic verdict would withdraw it, and the guard does not let it.
+fn held_back(vip: &VipRow, _: &Status) -> Option<String> {
+    let refused = vip.ejection_refused.as_ref()?;
+    Some(format!("VIP {}: not withdrawn for its traffic: {} ({})", vip.vip, refused.explanation, refused.reason))
 }
 
 /// Decided, but not done.

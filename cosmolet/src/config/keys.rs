@@ -124,6 +124,9 @@ pub const KEYS: &[Key] = &[
         "the most new connections that are followed at once, 40 bytes each, made a power of two; what is more is \
          counted as `unfollowed` and says nothing of a VIP",
         "must be 1024 to 1048576"),
+    key("traffic.ejection_share", Decimal, "0.5",
+        "the share of the nodes that could serve a VIP, of which at most that many withdraw it for its traffic at a time; never all",
+        "must be above 0 and at most 1"),
     key("traffic.rule.window_seconds", Number, "3",
         "how far back new connections are counted for this host's own refusals",
         "must be 1 to 60 seconds"),

@@ -300,6 +300,10 @@ fn traffic(raw: &Raw) -> Result<Traffic, ConfigError> {
             handshakes @ 1024..=1_048_576 => handshakes,
             other => return Err(broken("traffic.max_handshakes", other)),
         },
+        ejection_share: match raw.traffic.ejection_share {
+            share if share > 0.0 && share <= 1.0 => share,
+            other => return Err(broken("traffic.ejection_share", other)),
+        },
         rule: super::rule::validate(&raw.traffic.rule)?,
     })
 }

@@ -108,6 +108,7 @@ pub(super) struct RawTraffic {
     pub(super) probe_round_seconds: u64,
     pub(super) max_ports: u32,
     pub(super) max_handshakes: u32,
+    pub(super) ejection_share: f64,
     pub(super) rule: RawRule,
 }
 

@@ -27,6 +27,7 @@ fn an_empty_file_gives_the_defaults() {
         probe,
         max_ports: None,
         max_handshakes: 32_768,
+        ejection_share: 0.5,
         rule: TrafficRules::default(),
     };
     assert_eq!(config.traffic, expected);

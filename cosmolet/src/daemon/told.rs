@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
 use tracing::{debug, info, warn};
@@ -12,11 +12,13 @@ use tracing::{debug, info, warn};
 use crate::advertised::{Advertised, Dated, Statistics};
 use crate::book::{Book, Summary, Told};
 use crate::config::{Config, Source, is_label};
-use crate::engine::event::SourceState;
+use crate::engine::event::{Event, SourceState};
+use crate::engine::guard::Wanted;
 use crate::engine::observed::{BgpState, ProgramsState};
 use crate::engine::traffic::TrafficMode;
 use crate::kubernetes;
 use crate::kubernetes::condition::{self, Readiness};
+use crate::kubernetes::ejections;
 use crate::kubernetes::events::{self, Announcer, Report};
 use crate::kubernetes::statistics;
 use crate::metrics::Metrics;
@@ -70,6 +72,38 @@ pub(super) async fn spawn(
     Ok(Some(announcer))
 }
 
+/// Starts asking the register of ejections, where the traffic verdict acts and Kubernetes has one; returns where to say what is
+/// wanted.
+pub(super) async fn spawn_ejections(
+    config: &Config,
+    book: &Arc<Book>,
+    events: &mpsc::Sender<Event>,
+    tasks: &mut JoinSet<Result<()>>,
+) -> Result<Option<watch::Sender<Wanted>>> {
+    if matches!(config.services.source, Source::Manifests(_)) || config.traffic.mode != TrafficMode::Enforce {
+        return Ok(None);
+    }
+    let function = Function::new("ejections", book, "on");
+    let (Some(namespace), Ok(pod)) = (own_namespace(config), std::env::var("POD_NAME")) else {
+        function.fails(
+            "traffic.mode: enforce: no VIP is withdrawn for its traffic, as the other daemons cannot be found: set POD_NAME to the \
+             name of the daemon's pod, and POD_NAMESPACE or kubernetes.namespace",
+        );
+        return Ok(None);
+    };
+    let client = kubernetes::client(kubernetes::client_config().await?).context("Kubernetes")?;
+    let node = config.node_name.clone();
+    let options =
+        ejections::Options { node, namespace, pod, share: config.traffic.ejection_share, look: ejections::LOOK };
+    let (tell, wanted) = watch::channel(Wanted::new());
+    let report = move |looked: Result<(), String>| match looked {
+        Ok(()) => function.works("on"),
+        Err(error) => function.fails(&error),
+    };
+    tasks.spawn(for_ever(ejections::run(client, options, wanted, events.clone(), report)));
+    Ok(Some(tell))
+}
+
 /// Its senders live as long as the control loop, so that it ends with the daemon alone.
 async fn for_ever(task: impl Future<Output = ()>) -> Result<()> {
     task.await;
@@ -78,11 +112,15 @@ async fn for_ever(task: impl Future<Output = ()>) -> Result<()> {
 
 /// The namespace of the Lease.
 fn namespace(config: &Config) -> Result<String> {
-    let configured = config.kubernetes.namespace.clone().or_else(|| std::env::var("POD_NAMESPACE").ok());
-    let found = configured.or_else(|| std::fs::read_to_string(OWN_NAMESPACE).ok());
-    found.map(|name| name.trim().to_owned()).filter(|name| is_label(name)).context(
+    own_namespace(config).context(
         "kubernetes.statistics: the namespace of its Lease is unknown: set kubernetes.namespace, or POD_NAMESPACE",
     )
+}
+
+fn own_namespace(config: &Config) -> Option<String> {
+    let configured = config.kubernetes.namespace.clone().or_else(|| std::env::var("POD_NAMESPACE").ok());
+    let found = configured.or_else(|| std::fs::read_to_string(OWN_NAMESPACE).ok());
+    found.map(|name| name.trim().to_owned()).filter(|name| is_label(name))
 }
 
 fn tell_events(function: &Function, metrics: &Metrics, report: Report) {

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use crate::apply::{Applier, GiveWay};
 use crate::book::Book;
 use crate::engine::event::{Event, SourceState};
+use crate::engine::guard::Wanted;
 use crate::engine::intent::{Decision, WithdrawReason};
 use crate::engine::observed::{BgpState, Owner, PeerView, ProberState};
 use crate::engine::plan::{Applied, Outcome};
@@ -43,6 +44,8 @@ pub(super) struct Surroundings {
     pub(super) peers: watch::Sender<Vec<PeerView>>,
     /// Where Kubernetes is told, if it is.
     pub(super) announcer: Option<Announcer>,
+    /// Where the register of ejections is asked, if there is one.
+    pub(super) ejections: Option<watch::Sender<Wanted>>,
     pub(super) probing: Option<ProbingHandle>,
     pub(super) questions: Questions,
 }
@@ -168,6 +171,11 @@ impl Control {
             self.flight = None;
             self.landed(applier, applied);
         }
+        if let Some(ejections) = &self.around.ejections
+            && let Some(wanted) = self.engine.take_wanted_ejections()
+        {
+            ejections.send_replace(wanted);
+        }
         if let Some(probing) = &self.around.probing
             && self.engine.wants_probes()
         {
@@ -219,6 +227,7 @@ impl Control {
             | Event::PodGone(_)
             | Event::Traffic(_)
             | Event::Probe(_)
+            | Event::Permissions(_)
             | Event::Rib(_)
             | Event::Applied(_)
             | Event::Tick

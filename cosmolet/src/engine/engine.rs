@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::control::PodRecord;
 use super::diff::{DiffContext, difference};
+use super::ejections::{Asked, Guard};
 use super::event::{Event, ProbePurpose, SourceState};
 use super::explain::Heard;
 use super::intent::Decision;
@@ -31,6 +32,8 @@ pub struct Settings {
     pub traffic_mode: TrafficMode,
     /// The constants of the traffic verdict.
     pub traffic: TrafficRules,
+    /// Who is asked before it acts.
+    pub guard: Guard,
     /// How long a claim waits for a probe to pass before it is advertised; `None` never waits, unless it must.
     pub prove: Option<Duration>,
     /// The time in which every VIP that nobody connects to is probed once; `None` never does.
@@ -50,6 +53,7 @@ impl Default for Settings {
             lease: Some(Duration::from_secs(120)),
             traffic_mode: TrafficMode::default(),
             traffic: TrafficRules::default(),
+            guard: Guard::default(),
             prove: None,
             probe_round: None,
             pod_hold: Duration::from_secs(30),
@@ -108,6 +112,7 @@ pub struct Engine {
     pub(super) round: Round,
     pub(super) signals: NodeSignals,
     pub(super) heard: Heard,
+    pub(super) asked: Asked,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -141,6 +146,7 @@ impl Engine {
             round: Round::default(),
             signals: NodeSignals::default(),
             heard: Heard::default(),
+            asked: Asked::default(),
         }
     }
 
@@ -163,6 +169,7 @@ impl Engine {
             Event::Traffic(samples) => self.traffic(&samples, now),
             Event::Probe(reports) => reports.iter().for_each(|report| self.probe(report, now)),
             Event::Prober(state) => self.prober(state, now),
+            Event::Permissions(permissions) => self.permissions(permissions, now),
             Event::Kernel(event) => self.kernel(event, now),
             Event::Bgp(state) => self.bgp(state, now),
             Event::Rib(reports) => {
@@ -297,6 +304,7 @@ impl Engine {
     /// Lets the time that has passed count for one VIP.
     pub(super) fn settle(&mut self, vip: Vip, now: Timestamp) {
         self.prove_on(vip, now);
+        self.settle_ejection(vip, now);
         self.hold_back_trials(vip, now);
         let Some(entry) = self.vips.get_mut(&vip) else { return };
         let ticked = entry.claims.iter_mut().map(|claim| claim.traffic.tick(now, &self.settings.traffic));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::guard::Permissions;
 use super::observed::{BgpState, KernelEvent, ProberState, ProgramsState, RibReport};
 use super::plan::Applied;
 use super::service::{NodeView, PodView, ServiceView};
@@ -28,6 +29,9 @@ pub enum Event {
     Probe(Vec<ProbeReport>),
     /// Whether wire-true probes can be sent.
     Prober(ProberState),
+    /// What the register says to the ejections that [`Engine::take_wanted_ejections`](super::Engine::take_wanted_ejections) asks
+    /// for.
+    Permissions(Permissions),
     /// What the kernel holds.
     Kernel(KernelEvent),
     /// What FRR's running configuration holds.

@@ -6,6 +6,7 @@ mod would_change;
 
 use super::engine::Engine;
 use super::event::{Event, SourceState};
+use super::guard::Refused;
 use super::intent::WithdrawReason;
 use super::observed::{BgpState, ProberState, ProgramsState};
 use super::service::{EndpointCondition, EndpointCounts, EndpointScope, NodeView};
@@ -65,7 +66,12 @@ impl Heard {
             Event::Bgp(_) | Event::Rib(_) => &mut self.bgp,
             Event::Programs(_) | Event::Traffic(_) => &mut self.programs,
             Event::Prober(_) | Event::Probe(_) => &mut self.prober,
-            Event::Pod(..) | Event::PodGone(_) | Event::Applied(_) | Event::Tick | Event::Exit => return,
+            Event::Pod(..)
+            | Event::PodGone(_)
+            | Event::Permissions(_)
+            | Event::Applied(_)
+            | Event::Tick
+            | Event::Exit => return,
         };
         *place = Some(now);
     }
@@ -146,6 +152,8 @@ pub enum Guard {
     NodeSuspect,
     /// Its traffic has withdrawn it often enough.
     BudgetSpent,
+    /// The other nodes cannot spare this one.
+    Refused(Refused),
 }
 
 impl Guard {
@@ -158,6 +166,7 @@ impl Guard {
             Self::Ignored => "Ignored",
             Self::NodeSuspect => "NodeSuspect",
             Self::BudgetSpent => "BudgetSpent",
+            Self::Refused(refused) => refused.as_str(),
         }
     }
 
@@ -169,6 +178,7 @@ impl Guard {
             Self::StaleSource => "the source of Services is stale: no traffic verdict acts",
             Self::Ignored => "its Service says cosmolet.io/on-traffic-fault: ignore",
             Self::NodeSuspect => "the handshakes of most VIPs with traffic fail: passive evidence alone does not act",
+            Self::Refused(refused) => refused.explain(),
             Self::BudgetSpent => "its traffic has withdrawn it as often as traffic.rule.budget allows",
         }
     }
@@ -233,7 +243,7 @@ impl Engine {
             evidence: claim.policy.evidence,
             second_key: second_key(claim, self.signals.suspect, now, rules),
             traffic: claim.traffic.state(),
-            guards: self.guards(claim, now),
+            guards: self.guards(vip, claim, now),
             budget_left: claim.traffic.budget_left(now, rules),
             quiet_until: claim.traffic.quiet_until(now),
             waits_until: claim.proof.waits_until(limit),
@@ -241,7 +251,7 @@ impl Engine {
         }
     }
 
-    fn guards(&self, claim: &Claim, now: Timestamp) -> Vec<Guard> {
+    fn guards(&self, vip: Vip, claim: &Claim, now: Timestamp) -> Vec<Guard> {
         let stale = matches!(self.source, SourceState::Stale(_));
         let enforced = self.settings.traffic_mode == TrafficMode::Enforce;
         let acts = acting(self.settings.traffic_mode, claim, stale) == TrafficMode::Enforce;
@@ -253,7 +263,8 @@ impl Engine {
             (self.signals.suspect && claim.policy.evidence == SecondKey::Passive, Guard::NodeSuspect),
             (spent, Guard::BudgetSpent),
         ];
-        all.into_iter().filter_map(|(holds, guard)| holds.then_some(guard)).collect()
+        let held = all.into_iter().filter_map(|(holds, guard)| holds.then_some(guard));
+        held.chain(self.ejection_refused(vip).map(Guard::Refused)).collect()
     }
 
     fn tally(&self, vip: Vip, claim: &Claim) -> Option<Tally> {

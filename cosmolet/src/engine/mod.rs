@@ -12,10 +12,12 @@
 mod control;
 mod diff;
 mod effects;
+pub mod ejections;
 #[expect(clippy::module_inception, reason = "the type that gives the module its name, in a file of its own")]
 pub mod engine;
 pub mod event;
 pub mod explain;
+pub mod guard;
 pub mod intent;
 pub mod observed;
 pub mod plan;
@@ -32,6 +34,8 @@ mod vip;
 
 pub use engine::{Engine, Settings, Transition};
 
+#[cfg(test)]
+mod ejections_tests;
 #[cfg(test)]
 mod probes_tests;
 #[cfg(test)]

@@ -463,6 +463,7 @@ fn object_name(event: &Event) -> String {
         Event::Source(_)
         | Event::Traffic(_)
         | Event::Probe(_)
+        | Event::Permissions(_)
         | Event::Prober(_)
         | Event::Kernel(_)
         | Event::Bgp(_)

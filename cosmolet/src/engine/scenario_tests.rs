@@ -8,8 +8,8 @@ use super::intent::{Decision, WithdrawReason};
 use super::observed::{BgpFault, BgpState, BgpView, KernelEvent, KernelState, LoopbackAddress, Owner, PeerView};
 use super::plan::{Applied, Outcome, Step};
 use super::service::{
-    EndpointCondition, EndpointScope, Endpoints, LocalEndpoint, NodeView, PodView, Refusal, ServiceView, Terminating,
-    VipClaim, VipKind,
+    EndpointCondition, EndpointCounts, EndpointScope, Endpoints, LocalEndpoint, NodeView, PodView, Refusal,
+    ServiceView, Terminating, VipClaim, VipKind,
 };
 use super::status::VipState;
 use super::traffic::TrafficMode;
@@ -29,7 +29,8 @@ fn port() -> Port {
 fn service(name: &str, ready: usize) -> Event {
     let pod =
         |n| LocalEndpoint { pod: Some(ObjectKey::new("d", &format!("p{n}"))), condition: EndpointCondition::Ready };
-    let endpoints = Endpoints { local: (0..ready).map(pod).collect(), ..Endpoints::default() };
+    let remote = EndpointCounts { ready: 1, ..EndpointCounts::default() };
+    let endpoints = Endpoints { local: (0..ready).map(pod).collect(), remote };
     Event::Service(Box::new(ServiceView {
         key: ObjectKey::new("d", name),
         vips: vec![VipClaim { vip: vip(), kind: VipKind::LoadBalancer, scope: EndpointScope::Local }],

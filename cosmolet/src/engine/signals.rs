@@ -96,10 +96,11 @@ impl Engine {
     /// Judges the claims of a VIP by what was observed of them and by their probes.
     pub(super) fn judge_traffic(&mut self, vip: Vip, now: Timestamp) {
         let stale = matches!(self.source, SourceState::Stale(_));
+        let permitted = self.may_eject(vip).is_ok();
         let (settings, node_suspect) = (&self.settings, self.signals.suspect);
         let Some(entry) = self.vips.get_mut(&vip) else { return };
         let rules = &settings.traffic;
-        let (mut changed, mut told, mut doubted) = (false, false, false);
+        let (mut changed, mut told, mut doubted, mut wants) = (false, false, false, false);
         for claim in &mut entry.claims {
             let terms = Terms {
                 mode: acting(settings.traffic_mode, claim, stale),
@@ -107,13 +108,18 @@ impl Engine {
                 jitter: jitter(settings.seed, vip, claim.traffic.ejections()),
                 second_key: second_key(claim, node_suspect, now, rules),
             };
-            changed |= claim.traffic.judge(now, &terms);
+            let mode = if permitted { terms.mode } else { terms.mode.without_effect() };
+            changed |= claim.traffic.judge(now, &Terms { mode, ..terms });
+            wants |= claim.traffic.is_ejected() || claim.traffic.is_to_be_convicted(now, &terms);
             let verdict = claim.verdict(rules);
             told |= std::mem::replace(&mut claim.told, verdict) != verdict;
             doubted |= claim.traffic.accused(now, rules).next().is_some();
         }
         if doubted {
             self.follow_doubt(vip, now);
+        }
+        if wants {
+            self.want_ejection(vip, true, now);
         }
         if told {
             self.changed.insert(vip);
@@ -181,7 +187,7 @@ impl Engine {
 /// Without the API nobody knows what the others do, and an owner may say that nothing is to be done.
 pub(super) fn acting(mode: TrafficMode, claim: &Claim, stale: bool) -> TrafficMode {
     match mode {
-        TrafficMode::Enforce if stale || claim.policy.fault == OnFault::Ignore => TrafficMode::Observe,
+        TrafficMode::Enforce if stale || claim.policy.fault == OnFault::Ignore => mode.without_effect(),
         TrafficMode::Off | TrafficMode::Observe | TrafficMode::Enforce => mode,
     }
 }

@@ -27,7 +27,8 @@ fn service(n: u8, endpoints: u8, policy: TrafficPolicy) -> Event {
         pod: Some(ObjectKey::new("d", &format!("pod{n}"))),
         condition: EndpointCondition::Ready,
     };
-    let endpoints = Endpoints { local: (0..endpoints).map(endpoint).collect(), remote: EndpointCounts::default() };
+    let remote = EndpointCounts { ready: 1, ..EndpointCounts::default() };
+    let endpoints = Endpoints { local: (0..endpoints).map(endpoint).collect(), remote };
     Event::Service(Box::new(ServiceView {
         key: ObjectKey::new("d", &format!("svc{n}")),
         vips: vec![VipClaim { vip: vip(n), kind: VipKind::LoadBalancer, scope: EndpointScope::Local }],

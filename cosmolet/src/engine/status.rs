@@ -2,6 +2,7 @@
 
 use super::engine::Engine;
 use super::event::SourceState;
+use super::guard::Refused;
 use super::intent::{Decision, VipHealth, WithdrawReason};
 use super::observed::{BgpState, Owner, RibState};
 use super::proof::ProofStatus;
@@ -69,6 +70,8 @@ pub struct VipStatus {
     pub rib: Option<RibState>,
     /// The last error of a step, until one succeeds.
     pub last_error: Option<String>,
+    /// Why it may not be withdrawn for its traffic, where it should be.
+    pub ejection_refused: Option<Refused>,
     /// The Services that claim it.
     pub services: Vec<ClaimStatus>,
 }
@@ -148,6 +151,7 @@ impl Engine {
             network,
             rib: self.observed.rib.get(&vip).copied(),
             last_error: entry.last_error.clone(),
+            ejection_refused: self.ejection_refused(vip),
             services: self.claims(entry),
         }
     }

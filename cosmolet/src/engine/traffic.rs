@@ -46,6 +46,15 @@ impl TrafficMode {
             Self::Enforce => "enforce",
         }
     }
+
+    /// The same, but it only says what it would have done.
+    #[must_use]
+    pub const fn without_effect(self) -> Self {
+        match self {
+            Self::Off => Self::Off,
+            Self::Observe | Self::Enforce => Self::Observe,
+        }
+    }
 }
 
 /// What the traffic says of a claim.
@@ -259,6 +268,32 @@ impl TrafficHealth {
     #[must_use]
     pub fn quiet_until(&self, now: Timestamp) -> Option<Timestamp> {
         self.quiet_until.filter(|until| now < *until)
+    }
+
+    /// It is withdrawn, or was and is on trial.
+    #[must_use]
+    pub const fn is_ejected(&self) -> bool {
+        matches!(self.state, TrafficState::Convicted(_) | TrafficState::Trial(_))
+    }
+
+    /// It would be convicted now, if that was permitted.
+    #[must_use]
+    pub fn is_to_be_convicted(&self, now: Timestamp, terms: &Terms<'_>) -> bool {
+        let proven = |charge| charge == Charge::HostRefuses || terms.second_key;
+        self.state == TrafficState::Suspect
+            && terms.mode == TrafficMode::Enforce
+            && self.budget.has_room(now, terms.rules)
+            && self.charge_now(now, terms.rules).is_some_and(proven)
+    }
+
+    /// Ends a withdrawal that is no longer permitted: nothing is proven against it any more. Returns true where it was withdrawn.
+    pub fn set_free(&mut self) -> bool {
+        let withdrawn = matches!(self.state, TrafficState::Convicted(_));
+        if withdrawn {
+            self.ports.values_mut().for_each(PortEvidence::restart);
+            self.state = TrafficState::Suspect;
+        }
+        withdrawn
     }
 
     /// Puts its trial off until then, or no longer.

@@ -168,10 +168,21 @@ pub struct VipRow {
     pub rib: Option<RibRow>,
     /// The last error of a step, until one succeeds.
     pub last_error: Option<String>,
+    /// Why it may not be withdrawn for its traffic, where it should be: a reason, and a sentence about it.
+    pub ejection_refused: Option<RefusedRow>,
     /// The Services that claim it.
     pub services: Vec<ServiceRow>,
     /// What was counted, by declared port.
     pub traffic: Vec<PortRow>,
+}
+
+/// Why a node may not withdraw a VIP for its traffic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedRow {
+    /// One word.
+    pub reason: String,
+    /// One sentence.
+    pub explanation: String,
 }
 
 /// What FRR's RIB holds for a VIP.
@@ -467,6 +478,10 @@ pub(super) fn vip_row(vip: Vip, status: &VipStatus, row: &Row, now: Timestamp) -
         network: status.network.map(owner),
         rib: status.rib.map(|rib| RibRow { valid: rib.valid, best: rib.best, advertised_to: rib.advertised_to }),
         last_error: status.last_error.clone(),
+        ejection_refused: status.ejection_refused.map(|refused| RefusedRow {
+            reason: refused.as_str().to_owned(),
+            explanation: refused.explain().to_owned(),
+        }),
         services: status.services.iter().map(service_row).collect(),
         traffic: row.traffic.iter().map(|(port, traffic)| port_row(*port, traffic, now)).collect(),
     }

@@ -18,7 +18,8 @@ fn vip() -> Vip {
 fn engine(mode: TrafficMode, ready: usize) -> Engine {
     let mut engine = Engine::new(Settings { traffic_mode: mode, ..Settings::default() });
     let endpoint = LocalEndpoint { pod: None, condition: EndpointCondition::Ready };
-    let endpoints = Endpoints { local: vec![endpoint; ready], ..Endpoints::default() };
+    let remote = EndpointCounts { ready: 1, ..EndpointCounts::default() };
+    let endpoints = Endpoints { local: vec![endpoint; ready], remote };
     let service = ServiceView {
         key: ObjectKey::new("d", "web"),
         vips: vec![VipClaim { vip: vip(), kind: VipKind::LoadBalancer, scope: EndpointScope::Local }],

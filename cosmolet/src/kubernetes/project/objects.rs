@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, LoadBalancerIngress, Node, Pod
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::annotations::Annotations;
@@ -96,11 +97,7 @@ impl Project for EndpointSlice {
     /// `None` if it belongs to no Service or holds no addresses of IPv4 or IPv6.
     fn summary(&self, selection: &Selection) -> Option<Summary> {
         let service = self.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-        let family = match self.address_type.as_str() {
-            "IPv4" => Family::V4,
-            "IPv6" => Family::V6,
-            _ => return None,
-        };
+        let family = address_family(self)?;
         let (mut local, mut remote) = (Vec::new(), EndpointCounts::default());
         // An endpoint without an address is none; the API server does not let it through, a manifest may hold it.
         for endpoint in self.endpoints.iter().filter(|endpoint| !endpoint.addresses.is_empty()) {
@@ -166,6 +163,26 @@ impl Project for Pod {
             restarts: restarts.fold(0, u32::saturating_add),
             crash_loop: containers().any(in_crash_loop),
         }))
+    }
+}
+
+/// The nodes on which these slices name an endpoint of a family that is ready, or drains and still serves.
+pub(crate) fn usable_nodes<'a>(
+    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    family: Family,
+) -> BTreeSet<String> {
+    let of_family = slices.into_iter().filter(|slice| address_family(slice) == Some(family));
+    let usable = of_family.flat_map(|slice| &slice.endpoints).filter(|endpoint| {
+        !endpoint.addresses.is_empty() && condition(endpoint.conditions.as_ref()) != EndpointCondition::Unusable
+    });
+    usable.filter_map(|endpoint| endpoint.node_name.clone()).collect()
+}
+
+fn address_family(slice: &EndpointSlice) -> Option<Family> {
+    match slice.address_type.as_str() {
+        "IPv4" => Some(Family::V4),
+        "IPv6" => Some(Family::V6),
+        _ => None,
     }
 }
 

@@ -6,10 +6,9 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
 use super::objects::{Project, sanitised};
-use super::{Projector, Selection, ServiceSummary, SliceSummary, Summary};
-use crate::engine::event::Event;
+use super::{Selection, ServiceSummary, SliceSummary, Summary};
 use crate::engine::service::{EndpointCondition, EndpointScope, NodeView, PodView, Terminating, VipKind};
-use crate::engine::types::{Family, ServiceKey};
+use crate::engine::types::Family;
 
 fn object<K: serde::de::DeserializeOwned>(value: Value) -> K {
     serde_json::from_value(value).unwrap()
@@ -273,66 +272,4 @@ fn nodes_and_pods() {
     assert_eq!(here(two), Some(PodView { restarts: 5, crash_loop: false }));
     let crash = json!([container(1, waiting("CrashLoopBackOff")), container(-1, Value::Null)]);
     assert_eq!(here(crash), Some(PodView { restarts: 1, crash_loop: true }));
-}
-
-/// A slice of Service `number` with ten endpoints, the first one on this node.
-fn wide_slice(number: usize, ready: bool) -> EndpointSlice {
-    let endpoint = |index: usize| {
-        json!({"addresses": [format!("10.0.{}.{index}", number % 256)], "nodeName": format!("n{}", index + 1),
-               "conditions": {"ready": ready}, "targetRef": {"kind": "Pod", "name": format!("backend-{number}-{index}")}})
-    };
-    object(json!({"metadata": {"name": format!("service-{number}-x7k2p"), "namespace": format!("team-{}", number % 50),
-                               "labels": {"kubernetes.io/service-name": format!("service-{number}")}},
-                  "addressType": "IPv4", "endpoints": (0..10).map(endpoint).collect::<Vec<_>>()}))
-}
-
-fn wide_service(number: usize) -> Service {
-    service(&json!({"metadata": {"name": format!("service-{number}"), "namespace": format!("team-{}", number % 50)},
-                    "status": {"loadBalancer": {"ingress": [{"ip": format!("192.0.{}.{}", number / 250, number % 250)}]}}}))
-}
-
-/// Resident memory of this process, in KiB.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
-/// 10 000 Services with 100 000 endpoints must leave room for everything else in 64 MiB, and one slice must not cost
-/// more among them than among a hundred.
-#[test]
-fn ten_thousand_services_are_small_and_one_slice_is_cheap() {
-    let filled = |count: usize| {
-        let mut projector = Projector::new(Selection::new("n1"));
-        for number in 0..count {
-            projector.apply_service(&wide_service(number));
-            projector.apply_slice(&wide_slice(number, true));
-        }
-        projector
-    };
-    let cost = |projector: &mut Projector| {
-        let slices = [true, false].map(|ready| wide_slice(77, ready));
-        let mut times: Vec<_> = (0..2001)
-            .map(|round| {
-                let begun = std::time::Instant::now();
-                let events = projector.apply_slice(&slices[(round + 1) % 2]);
-                let cost = begun.elapsed();
-                assert!(matches!(&events[..], [Event::Service(_)]), "{events:?}");
-                cost
-            })
-            .collect();
-        // Not the median: other tests run beside this one.
-        times.sort_unstable();
-        times[200]
-    };
-    let mut small = filled(100);
-    let before = resident();
-    let mut large = filled(10_000);
-    let grown = resident().saturating_sub(before);
-    let (small_cost, large_cost) = (cost(&mut small), cost(&mut large));
-    println!("10 000 Services: {grown} KiB; one slice: {large_cost:?}, among 100: {small_cost:?}");
-    assert_eq!(large.views().count(), 10_000);
-    assert!(large.view(&ServiceKey::new("team-27", "service-77")).is_some());
-    assert!(grown < 32 << 10, "{grown} KiB");
-    assert!(large_cost < small_cost * 4, "{large_cost:?} among 10 000, {small_cost:?} among 100");
 }
