@@ -18,6 +18,8 @@ pub const HTTP: &str = "127.0.0.1:9470";
 /// The port of the Service.
 pub const PORT: u16 = 80;
 
+/// Addresses of an endpoint on a node that is not there.
+const ELSEWHERE: ([u8; 4], [u16; 8]) = ([10, 244, 99, 9], [0xfd00, 0x244, 0x99, 0, 0, 0, 0, 9]);
 /// Longer than the 10 s between two readings of FRR's configuration.
 const STATUS_LIMIT: Duration = Duration::from_secs(20);
 
@@ -40,6 +42,8 @@ pub struct Options {
     pub env: Vec<(&'static str, &'static str)>,
     /// Whom it runs as, if not root.
     pub user: Option<User>,
+    /// A node outside of the fabric has a ready endpoint of `web` too.
+    pub elsewhere: bool,
 }
 
 impl Default for Options {
@@ -54,6 +58,7 @@ impl Default for Options {
             asn: 0,
             env: vec![],
             user: None,
+            elsewhere: false,
         }
     }
 }
@@ -67,6 +72,8 @@ pub struct Stage {
     pub manifests: Vec<Manifests>,
     /// Whether each node's endpoint is ready.
     pub endpoints: Vec<State>,
+    /// Whether a node outside of the fabric has a ready endpoint as well.
+    pub elsewhere: bool,
     /// The fabric.
     pub fabric: Fabric,
     /// The lab.
@@ -84,7 +91,8 @@ impl Stage {
             manifests.push(Manifests::create(&lab, node.name())?);
         }
         let endpoints = vec![State::Ready; specs.len()];
-        let mut stage = Self { daemons: Vec::new(), manifests, endpoints, fabric, lab };
+        let elsewhere = options.elsewhere;
+        let mut stage = Self { daemons: Vec::new(), manifests, endpoints, elsewhere, fabric, lab };
         stage.write_service()?;
         stage.write_endpoints()?;
         for index in 0..specs.len() {
@@ -148,7 +156,9 @@ impl Stage {
             let nodes = self.fabric.nodes.iter().zip(&self.endpoints);
             let endpoint =
                 nodes.map(|(node, state)| objects::endpoint(node.backend_address(vip).ip(), node.name(), *state));
-            objects::slice(name, "web", BACKEND_PORT, endpoint.collect())
+            let other = if vip.is_ipv4() { IpAddr::from(ELSEWHERE.0) } else { IpAddr::from(ELSEWHERE.1) };
+            let elsewhere = self.elsewhere.then(|| objects::endpoint(other, "elsewhere", State::Ready));
+            objects::slice(name, "web", BACKEND_PORT, endpoint.chain(elsewhere).collect())
         };
         let slices = [slice("web-v4", vip4(1)), slice("web-v6", vip6(1))];
         self.manifests.iter().try_for_each(|manifests| manifests.write_all("web-endpoints", &slices))

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::tools::Helm;
 use super::{Cluster, HTTP};
-use crate::fabric::{VIPS_V4, VIPS_V6};
+use crate::fabric::{MANAGEMENT, VIPS_V4, VIPS_V6};
 use crate::frr::vty_group;
 use crate::http;
 use crate::wait;
@@ -93,6 +93,8 @@ impl Cluster {
         Ok(json!({
             "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
             "frr": {"vtyGids": [vty_group()?]},
+            // Not through kube-proxy, which is one of the things that are broken here.
+            "apiServer": {"host": MANAGEMENT.to_string(), "port": 6443},
             "config": {
                 "services": {"vip_ranges": [VIPS_V4.to_string(), VIPS_V6.to_string()]},
                 "traffic": {"mode": "enforce"},

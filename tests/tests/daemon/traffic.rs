@@ -27,7 +27,7 @@ fn only_a_refusing_host_is_convicted() -> Result<()> {
     stage.reconfigure(0, &Options { traffic: ENFORCE, ..Options::default() })?;
     stage.daemons[0].start()?;
     harmless(&stage)?;
-    convicted(&stage)
+    convicted(&mut stage)
 }
 
 /// `observe` says so and does nothing.
@@ -79,11 +79,21 @@ fn harmless(stage: &Stage) -> Result<()> {
     ensure_unmoved(stage, since)
 }
 
-fn convicted(stage: &Stage) -> Result<()> {
+/// The only node stays, whatever its traffic says; one of two is withdrawn.
+fn convicted(stage: &mut Stage) -> Result<()> {
     let client = Client::start(&stage.fabric.client, Load::new(targets().to_vec()))?;
     counted(stage)?;
+    let alone = Instant::now();
     stage.fabric.nodes[0].proxy.lose()?;
+    for vip in [vip4(1), vip6(1)] {
+        let last = |row: &Value| row["ejection_refused"]["reason"] == "LastCandidate";
+        let row = stage.wait_status(0, vip, "the last candidate", last)?;
+        ensure!(row["state"] == "advertised" && row["services"][0]["health"] == "suspect", "{row}");
+    }
+    ensure_unmoved(stage, alone)?;
     let since = Instant::now();
+    stage.elsewhere = true;
+    stage.write_endpoints()?;
     for vip in [vip4(1), vip6(1)] {
         stage.fabric.routes().wait_nodes(host(vip), since, LIMIT, &[])?;
         let row = stage.wait_status(0, vip, "convicted", |row| row["reason"] == "HostRefuses")?;
@@ -211,7 +221,7 @@ fn fewer_rights_mean_fewer_eyes_but_the_same_vips() -> Result<()> {
     ensure_user(&mut stage)?;
     wait_interfaces(&stage, &[UPLINK])?;
     ensure_unmoved(&stage, since)?;
-    convicted(&stage)?;
+    convicted(&mut stage)?;
     stage.daemons[0].stop(LIMIT)?;
     // Without the group, FRR's socket is closed: named, and nothing is put on lo that nobody would advertise.
     stage.reconfigure(0, &user(&["net_admin"], &[]))?;

@@ -18,7 +18,7 @@ const HOLD: Duration = Duration::from_secs(3);
 
 fn enforcing() -> Options {
     let env = vec![("COSMOLET_TRAFFIC_RULE_HOLD_SECONDS", "3"), ("COSMOLET_TRAFFIC_RULE_TRIAL_PROBE_SECONDS", "1")];
-    Options { traffic: "enforce", env, ..Options::default() }
+    Options { traffic: "enforce", env, elsewhere: true, ..Options::default() }
 }
 
 /// Addresses of the client in four prefixes (/24 and /56) of each family.

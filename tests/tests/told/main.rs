@@ -4,6 +4,7 @@
 #![allow(missing_docs, reason = "a suite")]
 
 mod condition;
+mod ejections;
 mod events;
 mod hostile;
 mod privilege;
