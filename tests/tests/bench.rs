@@ -23,13 +23,21 @@ fn quick_the_cheapest_figures_are_measured_and_written() -> Result<()> {
     ensure!(output.status.success(), "{told}\n{}", text(&output.stderr));
     let document: Value = serde_json::from_str(&std::fs::read_to_string(&file)?)?;
     let figures = document["figures"].as_array().context("no figures")?;
-    assert_eq!(figures.len(), 4 + 12, "{document:#}");
+    // The engine's, the programs' by direction and family, a followed SYN and two readings.
+    assert_eq!(figures.len(), 4 + 12 + 3, "{document:#}");
     for figure in figures {
         let name = figure["name"].as_str().context("no name")?;
         assert!(told.contains(name), "{name} is not in the table:\n{told}");
         let number = |value: &Value| value.as_f64().with_context(|| format!("{name}: {value}"));
-        assert!(number(&figure["own"]["p50"])? > 0.0 && number(&figure["baseline"]["p50"])? > 0.0, "{figure:#}");
-        assert_eq!(figure["met"], number(&figure["value"])? <= number(&figure["target"])?, "{figure:#}");
+        assert!(number(&figure["own"]["p50"])? > 0.0, "{figure:#}");
+        if !figure["baseline"].is_null() {
+            assert!(number(&figure["baseline"]["p50"])? > 0.0, "{figure:#}");
+        }
+        if figure["target"].is_null() {
+            assert!(figure["met"].is_null(), "{figure:#}");
+        } else {
+            assert_eq!(figure["met"], number(&figure["value"])? <= number(&figure["target"])?, "{figure:#}");
+        }
     }
     Ok(())
 }

@@ -50,6 +50,10 @@ fn a_drained_node_leaves_and_returns_after_uncordon() -> Result<()> {
 fn an_emptied_kube_proxy_is_convicted_and_returns_by_trial() -> Result<()> {
     let cluster = alone()?;
     let story = Story::begin(&cluster, deployed(&cluster, "proxy")?)?;
+    // A wire-true probe goes through kube-proxy's rules and the pod network as the clients beside it do.
+    for (node, vip) in cluster.node_names().into_iter().flat_map(|node| story.workload.vips.map(|vip| (node, vip))) {
+        cluster.wait_row(node, vip, LIMIT, |row| row["services"][0]["proven"] == true)?;
+    }
     story.proxy_lost("node2").map(drop)
 }
 
