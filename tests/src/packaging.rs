@@ -16,7 +16,7 @@ use crate::cluster::{COSMOLET_NAMESPACE, Helm, RELEASE};
 pub const GIDS: &str = "frr.vtyGids={92}";
 
 /// Everything that is off by default.
-pub const ALL: [&str; 7] = [
+pub const ALL: [&str; 9] = [
     "podMonitor.enabled=true",
     "serviceMonitor.enabled=true",
     "prometheusRule.enabled=true",
@@ -24,6 +24,8 @@ pub const ALL: [&str; 7] = [
     "dashboards.enabled=true",
     "config.kubernetes.node_condition=true",
     "config.kubernetes.statistics=true",
+    "config.traffic.mode=enforce",
+    "apiServer.host=192.0.2.1",
 ];
 
 /// Sets of values that between them reach every branch of the templates, with a name each.

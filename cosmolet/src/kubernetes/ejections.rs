@@ -2,7 +2,7 @@
 //!
 //! Owns the object, its compare-and-swap on the resourceVersion, and finding out who else could serve a VIP. The rule over it is
 //! [`Register`]'s. While this node wants nothing withdrawn it only looks, once at the start, to release what an earlier life has
-//! left, and then now and then: see [`AT_REST`].
+//! left, and then every 45 s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
