@@ -46,8 +46,8 @@ fn a_silent_api_server_moves_nothing_and_is_caught_up_with() -> Result<()> {
 
 fn unmoved(cluster: &Guard, story: &Story<'_>, since: Instant) -> Result<()> {
     for vip in story.workload.vips {
-        let changes = cluster.routes().changes(prefix(vip), since);
-        ensure!(changes.is_empty(), "{vip}: the ToR saw {changes:?}");
+        let moves = cluster.routes().moves(prefix(vip), since);
+        ensure!(moves.is_empty(), "{vip}: the ToR saw {moves:?}");
     }
     Ok(())
 }
