@@ -43,11 +43,6 @@ impl Engine {
         std::mem::take(&mut self.asked.untold).then(|| self.asked.wanted.clone())
     }
 
-    /// The VIPs that this node wants withdrawn for their traffic, or has withdrawn, and whether it may.
-    pub fn ejections(&self) -> impl Iterator<Item = (Vip, Result<(), Refused>)> {
-        self.asked.wanted.keys().map(|vip| (*vip, self.may_eject(*vip)))
-    }
-
     /// Why the VIP may not be withdrawn for its traffic, where that is wanted and refused.
     #[must_use]
     pub(super) fn ejection_refused(&self, vip: Vip) -> Option<Refused> {

@@ -96,7 +96,7 @@ impl Engine {
     /// Judges the claims of a VIP by what was observed of them and by their probes.
     pub(super) fn judge_traffic(&mut self, vip: Vip, now: Timestamp) {
         let stale = matches!(self.source, SourceState::Stale(_));
-        let permitted = self.may_eject(vip).is_ok();
+        let permitted = self.settings.traffic_mode == TrafficMode::Enforce && self.may_eject(vip).is_ok();
         let (settings, node_suspect) = (&self.settings, self.signals.suspect);
         let Some(entry) = self.vips.get_mut(&vip) else { return };
         let rules = &settings.traffic;

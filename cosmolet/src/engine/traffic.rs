@@ -279,11 +279,8 @@ impl TrafficHealth {
     /// It would be convicted now, if that was permitted.
     #[must_use]
     pub fn is_to_be_convicted(&self, now: Timestamp, terms: &Terms<'_>) -> bool {
-        let proven = |charge| charge == Charge::HostRefuses || terms.second_key;
         self.state == TrafficState::Suspect
-            && terms.mode == TrafficMode::Enforce
-            && self.budget.has_room(now, terms.rules)
-            && self.charge_now(now, terms.rules).is_some_and(proven)
+            && self.charge_now(now, terms.rules).is_some_and(|charge| self.convicts(charge, now, terms))
     }
 
     /// Ends a withdrawal that is no longer permitted: nothing is proven against it any more. Returns true where it was withdrawn.
@@ -346,14 +343,19 @@ impl TrafficHealth {
     fn judge_anew(&mut self, now: Timestamp, terms: &Terms<'_>) {
         let Some(charge) = self.charge_now(now, terms.rules) else { return self.clear() };
         self.charge = Some(charge);
-        let proven = charge == Charge::HostRefuses || terms.second_key;
-        if proven && terms.mode == TrafficMode::Enforce && self.budget.has_room(now, terms.rules) {
+        if self.convicts(charge, now, terms) {
             let forgiven = self.convicted_at.is_none_or(|at| now.since(at) >= terms.rules.forgive);
             self.ejections = if forgiven { 1 } else { self.ejections.saturating_add(1) };
             self.convict(now, terms);
         } else {
             self.state = TrafficState::Suspect;
         }
+    }
+
+    /// The charge is proven, and acts.
+    fn convicts(&self, charge: Charge, now: Timestamp, terms: &Terms<'_>) -> bool {
+        let proven = charge == Charge::HostRefuses || terms.second_key;
+        proven && terms.mode == TrafficMode::Enforce && self.budget.has_room(now, terms.rules)
     }
 
     fn refused_now(&self, now: Timestamp, rules: &TrafficRules) -> bool {

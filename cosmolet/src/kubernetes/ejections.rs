@@ -17,10 +17,10 @@ use kube::{Client, ResourceExt as _};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
+use super::leases::{self, answer, won};
 use super::project::objects::{SERVICE_NAME, usable_nodes};
-use super::watch::{chain, printable};
 use crate::engine::event::Event;
 use crate::engine::guard::{Entry, Nodes, Permissions, Refused, Register, VALID_FOR, Wanted};
 use crate::engine::service::EndpointScope;
@@ -38,8 +38,6 @@ pub const LOOK: Duration = Duration::from_secs(15);
 const AT_REST: Duration = Duration::from_secs(45);
 /// After a look that failed.
 const RETRY: Duration = Duration::from_secs(2);
-/// How long the API server may take for one request.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a look begins anew because somebody else has written meanwhile.
 const ATTEMPTS: usize = 8;
 
@@ -61,10 +59,8 @@ pub struct Options {
 /// Why there is no answer.
 #[derive(Debug, Error)]
 enum Error {
-    #[error("no answer from the API server in {} s", PATIENCE.as_secs())]
-    Silent,
-    #[error("{}", printable(&chain(.0)))]
-    Client(#[from] kube::Error),
+    #[error(transparent)]
+    Unanswered(#[from] leases::Error),
     #[error("the Lease {LEASE} has a {ANNOTATION} that cannot be read: {0}")]
     Unreadable(#[from] serde_json::Error),
     #[error("pod {0} is not there, or belongs to no DaemonSet: the other daemons cannot be found")]
@@ -148,11 +144,7 @@ impl Keeper {
                 answer(leases.create(&how, &Lease { metadata, spec: None })).await
             }
         };
-        match written {
-            Ok(_) => Ok(true),
-            Err(Error::Client(kube::Error::Api(status))) if status.code == 409 => Ok(false),
-            Err(error) => Err(error),
-        }
+        Ok(won(written)?.is_some())
     }
 
     /// The nodes that could serve each VIP: a ready daemon, and for `Local` a usable endpoint of a Service that claims it.
@@ -244,10 +236,6 @@ fn read(lease: &Lease) -> Result<Register, Error> {
     let text = lease.annotations().get(ANNOTATION);
     let wire: Wire = text.map_or_else(|| Ok(Wire::default()), |text| serde_json::from_str(text))?;
     Ok(wire.register())
-}
-
-async fn answer<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
-    Ok(timeout(PATIENCE, request).await.map_err(|_elapsed| Error::Silent)??)
 }
 
 #[cfg(test)]

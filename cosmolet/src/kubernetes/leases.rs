@@ -172,7 +172,7 @@ impl Elector {
 }
 
 /// A conflict is no error: somebody else was faster.
-fn won(written: Result<Lease, Error>) -> Result<Option<Lease>, Error> {
+pub(super) fn won(written: Result<Lease, Error>) -> Result<Option<Lease>, Error> {
     match written {
         Ok(lease) => Ok(Some(lease)),
         Err(Error::Client(error)) if matches!(&*error, kube::Error::Api(status) if status.code == 409) => Ok(None),
@@ -180,7 +180,7 @@ fn won(written: Result<Lease, Error>) -> Result<Option<Lease>, Error> {
     }
 }
 
-async fn answer<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
+pub(super) async fn answer<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
     let answer = timeout(PATIENCE, request).await.map_err(|_elapsed| Error::Silent)?;
     answer.map_err(|error| Error::Client(Box::new(error)))
 }
