@@ -285,6 +285,13 @@ impl Paused {
         Ok(paused)
     }
 
+    /// The same for a process that leads its group, as every [`Process`] does, and all that it has started.
+    pub fn group(leader: u32) -> Result<Self> {
+        let paused = Self(-i32::try_from(leader)?);
+        paused.signal(libc::SIGSTOP).with_context(|| format!("pausing the group of {leader}"))?;
+        Ok(paused)
+    }
+
     #[expect(unsafe_code, reason = "kill(2) has no safe wrapper in std")]
     fn signal(&self, signal: i32) -> io::Result<()> {
         // SAFETY: kill touches no memory.

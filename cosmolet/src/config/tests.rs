@@ -19,11 +19,11 @@ fn an_empty_file_gives_the_defaults() {
     assert_eq!(config.bgp, Bgp { enabled: true, asn: None, mode: None, on_exit: OnExit::Keep });
     assert_eq!(config.frr_sockets, Path::new("/var/run/frr"));
     let sources = ["198.18.94.0/24", "2001:2:0:c05e::/64"].map(|text| text.parse().unwrap()).to_vec();
-    let probe = Probe { sources, rate: 1000, round: None };
+    let probe = Probe { sources, rate: 1000, round: Some(Duration::from_secs(60)) };
     let expected = Traffic {
         mode: TrafficMode::Observe,
         interfaces: Vec::new(),
-        prove: None,
+        prove: Some(Duration::from_secs(10)),
         probe,
         max_ports: None,
         max_handshakes: 32_768,

@@ -29,6 +29,7 @@ use serde_json::Value;
 use crate::api_server::ApiServer;
 use crate::fabric::{Fabric, Mode, Node, NodeSpec, host, vip4, vip6};
 use crate::http;
+use crate::process::Paused;
 use crate::routes::Routes;
 use crate::{Lab, wait};
 use control::Controllers;
@@ -153,6 +154,13 @@ impl Cluster {
         })
     }
 
+    /// What every node says of a VIP, for the message of a failed test.
+    #[must_use]
+    pub fn told_of(&self, vip: IpAddr) -> String {
+        let row = |node| format!("{node}: {}", self.row(node, vip).ok().flatten().unwrap_or_default());
+        self.node_names().into_iter().map(row).collect::<Vec<_>>().join("\n")
+    }
+
     /// The metrics of a node's cosmolet as text.
     pub fn metrics(&self, node: &str) -> Result<String> {
         Ok(http::get(&self.node(node)?.netns, HTTP.parse()?, "/metrics", REPLY_LIMIT)?.body)
@@ -171,6 +179,11 @@ impl Cluster {
             netns.exec("nft", &["delete", "table", family, "kube-proxy"])?;
         }
         Ok(())
+    }
+
+    /// Stops a node's kube-proxy where it is, as a busy one lags behind, until the pause is dropped.
+    pub fn pause_proxy(&self, node: &str) -> Result<Paused> {
+        self.kube_node(node)?.pause_proxy()
     }
 
     /// Starts a node's kube-proxy again, which writes its table anew.

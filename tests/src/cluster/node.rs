@@ -13,7 +13,7 @@ use super::shell::Shell;
 use crate::api_server::{ApiServer, kube_program};
 use crate::fabric::{self, BRIDGE, Plan};
 use crate::netns::output;
-use crate::process::{Process, Spec};
+use crate::process::{Paused, Process, Spec};
 use crate::{Lab, Netns, wait};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -71,6 +71,12 @@ impl KubeNode {
     /// Ends kube-proxy with SIGKILL; what it told the kernel stays.
     pub(super) fn kill_proxy(&self) {
         drop(self.proxy().take());
+    }
+
+    /// Stops kube-proxy where it is; dropping the pause lets it go on.
+    pub(super) fn pause_proxy(&self) -> Result<Paused> {
+        let pid = self.proxy().as_ref().map(Process::pid);
+        Paused::group(pid.context("kube-proxy does not run")?)
     }
 
     /// Starts kube-proxy again.

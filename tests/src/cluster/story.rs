@@ -45,15 +45,16 @@ impl<'a> Story<'a> {
     /// Deploys nothing; waits until both nodes carry both VIPs, and starts the traffic.
     pub fn begin(cluster: &'a Cluster, workload: Workload) -> Result<Self> {
         wait_nodes(cluster, &workload, Instant::now(), &cluster.node_names())?;
-        // The ToR may route before a busy kube-proxy translates.
-        let load = || Load { per_second: 50, timeout: REQUEST_LIMIT, ..Load::new(workload.targets()) };
+        let load = |targets| Load { per_second: 50, timeout: REQUEST_LIMIT, ..Load::new(targets) };
         let wanted = cluster.node_names().len();
-        wait::until_true("requests answered by every node", LIMIT, || {
-            let seen = Client::start(&cluster.fabric.client, load())?.watch(Duration::from_secs(1));
-            ensure!(seen.failed() == 0 && seen.by_node.len() == wanted, "{seen:?}");
-            Ok(true)
-        })?;
-        let client = Client::start(&cluster.fabric.client, load())?;
+        for target in workload.targets() {
+            wait::until_true(&format!("{target} answered by every node"), LIMIT, || {
+                let seen = Client::start(&cluster.fabric.client, load(vec![target]))?.watch(Duration::from_secs(1));
+                ensure!(seen.failed() == 0 && seen.by_node.len() == wanted, "{seen:?}");
+                Ok(true)
+            })?;
+        }
+        let client = Client::start(&cluster.fabric.client, load(workload.targets()))?;
         Ok(Self { cluster, workload, client })
     }
 
@@ -160,7 +161,7 @@ impl<'a> Story<'a> {
         let requests = self.client.summary(since, Instant::now() + Duration::from_millis(500));
         for vip in self.workload.vips {
             let changes = self.cluster.routes().changes(prefix(vip), since);
-            ensure!(changes.is_empty(), "{cause}: the ToR saw {changes:?}");
+            ensure!(changes.is_empty(), "{cause}: the ToR saw {changes:?}; {}", self.cluster.told_of(vip));
         }
         ensure!(requests.failed() == 0 && requests.ok() > 0, "{cause}: {requests:?}");
         let effect = "nothing moves".to_owned();

@@ -10,6 +10,7 @@ mod eligibility;
 mod helms;
 mod manifests;
 mod nodes;
+mod proving;
 mod raised;
 mod rig;
 mod selection;

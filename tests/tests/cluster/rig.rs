@@ -61,10 +61,7 @@ impl<'a> Case<'a> {
     pub(crate) fn nodes(&self, vip: IpAddr, nodes: &[&str]) -> Result<()> {
         let routes = self.cluster.routes();
         let waited = routes.wait_nodes(prefix(vip), Instant::now(), LIMIT, nodes);
-        waited.map(drop).with_context(|| {
-            let rows = BOTH.map(|node| self.cluster.row(node, vip).ok().flatten());
-            format!("{vip} on {nodes:?}; rows {rows:?}")
-        })
+        waited.map(drop).with_context(|| format!("{vip} on {nodes:?}; {}", self.cluster.told_of(vip)))
     }
 
     /// Waits for a node's reason.
@@ -89,7 +86,7 @@ impl<'a> Case<'a> {
         let since = Instant::now();
         std::thread::sleep(Duration::from_secs(4));
         let changes = self.cluster.routes().changes(prefix(vip), since);
-        ensure!(changes.is_empty(), "{changes:?}");
+        ensure!(changes.is_empty(), "{changes:?}; {}", self.cluster.told_of(vip));
         self.nodes(vip, nodes)
     }
 

@@ -47,7 +47,7 @@ fn a_silent_api_server_moves_nothing_and_is_caught_up_with() -> Result<()> {
 fn unmoved(cluster: &Guard, story: &Story<'_>, since: Instant) -> Result<()> {
     for vip in story.workload.vips {
         let moves = cluster.routes().moves(prefix(vip), since);
-        ensure!(moves.is_empty(), "{vip}: the ToR saw {moves:?}");
+        ensure!(moves.is_empty(), "{vip}: the ToR saw {moves:?}; {}", cluster.told_of(vip));
     }
     Ok(())
 }

@@ -1,0 +1,83 @@
+//! A VIP that waits for its data plane: kube-proxy lags behind the endpoints, and no client is sent to a node that would
+//! refuse it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use cosmolet_tests::client::{Client, Load};
+use cosmolet_tests::cluster::{Guard, Workload, alone, prefix};
+use cosmolet_tests::wait;
+
+use super::rig::{BOTH, Case, LIMIT};
+
+/// `traffic.prove_seconds`, as the chart has it.
+const PROVE: Duration = Duration::from_secs(10);
+
+/// Pods that run already, so that their Services alone are new to kube-proxy.
+fn begin<'a>(cluster: &'a Guard, namespace: &str) -> Result<Case<'a>> {
+    let case = Case::begin(cluster, namespace)?;
+    for (name, node) in ["one", "two"].into_iter().zip(BOTH) {
+        case.deploy(name, node, |_| {})?;
+    }
+    let wait = "--timeout=120s";
+    case.kubectl(&["wait", "--for=condition=Available", "deployment", "--all", wait])?;
+    Ok(case)
+}
+
+fn targets(vips: &[IpAddr]) -> Vec<SocketAddr> {
+    vips.iter().map(|vip| SocketAddr::new(*vip, Workload::PORT)).collect()
+}
+
+#[test]
+fn no_client_is_refused_while_a_kube_proxy_lags() -> Result<()> {
+    let cluster = alone()?;
+    let (case, vips) = (begin(&cluster, "lagging")?, cluster.new_vips());
+    let paused = cluster.pause_proxy(BOTH[1])?;
+    let since = Instant::now();
+    case.service("web", &vips, |_| {})?;
+    for vip in vips {
+        cluster.routes().wait_nodes(prefix(vip), since, LIMIT, &BOTH[..1])?;
+        cluster.wait_row(BOTH[1], vip, LIMIT, |row| row["reason"] == "Proving")?;
+    }
+    let client = Client::start(&cluster.fabric.client, Load::new(targets(&vips)))?;
+    std::thread::sleep(Duration::from_secs(2));
+    drop(paused);
+    for vip in vips {
+        cluster.routes().wait_nodes(prefix(vip), since, LIMIT, &BOTH)?;
+        let row = cluster.wait_row(BOTH[1], vip, LIMIT, |row| row["state"] == "advertised")?;
+        ensure!(row["services"][0]["proven"] == true, "{row}");
+    }
+    let seen = client.watch(Duration::from_secs(2));
+    let all = client.summary(since, Instant::now());
+    ensure!(all.failed() == 0 && seen.by_node.len() == BOTH.len(), "{all:?}; at last {seen:?}");
+    Ok(())
+}
+
+#[test]
+fn the_wait_has_an_end_unless_the_proof_is_required() -> Result<()> {
+    let cluster = alone()?;
+    let case = begin(&cluster, "proofs")?;
+    let ([patient, _], [strict, _]) = (cluster.new_vips(), cluster.new_vips());
+    let paused = cluster.pause_proxy(BOTH[1])?;
+    let since = Instant::now();
+    case.service("patient", &[patient], |_| {})?;
+    case.service("strict", &[strict], |service| {
+        service["metadata"]["annotations"] = serde_json::json!({"cosmolet.io/prove": "required"});
+    })?;
+    case.reason(BOTH[1], patient, "Proving")?;
+    case.reason(BOTH[1], strict, "Unproven")?;
+    let took = cluster.routes().wait_nodes(prefix(patient), since, LIMIT, &BOTH)?;
+    ensure!(took >= PROVE, "advertised unproven after {took:?}; {}", cluster.told_of(patient));
+    case.nodes(strict, &BOTH[..1])?;
+    drop(paused);
+    case.nodes(strict, &BOTH)?;
+    wait::until_true("both proven", LIMIT, || {
+        let proven = |vip| {
+            Ok::<_, anyhow::Error>(cluster.row(BOTH[1], vip)?.unwrap_or_default()["services"][0]["proven"] == true)
+        };
+        Ok(proven(patient)? && proven(strict)?)
+    })?;
+    case.answered(patient, Workload::PORT, &BOTH)?;
+    case.answered(strict, Workload::PORT, &BOTH)
+}
