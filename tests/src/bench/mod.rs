@@ -7,6 +7,7 @@ pub mod ebpf;
 pub mod engine;
 pub mod figure;
 pub mod kubernetes;
+pub mod lag;
 pub mod many;
 pub mod memory;
 pub mod one;
@@ -42,7 +43,7 @@ impl Entry {
 }
 
 /// Everything that can be measured, the cheapest first.
-pub const ENTRIES: [Entry; 11] = [
+pub const ENTRIES: [Entry; 12] = [
     Entry {
         name: "engine",
         about: "one endpoint event at 10 000 Services (handle and plan) against the same at 100",
@@ -60,6 +61,13 @@ pub const ENTRIES: [Entry; 11] = [
         about: "an endpoint's manifest renamed -> first byte at FRR's socket (a proxy in front of it reads the clock)",
         rounds: [300, 8],
         run: share::measure,
+    },
+    Entry {
+        name: "lag",
+        about: "requests that fail after the ToR has a route, while translations come 0 to 5 s after the endpoints: the wait \
+                for a probe beside none",
+        rounds: [50, 3],
+        run: lag::measure,
     },
     Entry {
         name: "one-vip",
