@@ -39,23 +39,33 @@ pub(super) struct Vips {
     places: BTreeMap<u32, u32>,
     capacity: u32,
     slots: Vec<Slot>,
-    /// The slots by what they count.
-    vips: BTreeMap<Vip, BTreeMap<Option<Port>, u32>>,
+    /// The slots by what they count; one map, as a map for each VIP would take ten times its content.
+    vips: BTreeMap<(Vip, Option<Port>), u32>,
     free: BTreeSet<u32>,
     resting: VecDeque<(Instant, u32)>,
 }
 
 /// A slot that was used once.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Slot {
-    /// What it counts; no port stands for the whole VIP.
-    owner: Option<(Vip, Option<Port>)>,
-    /// Its key, for as long as the slot is not free.
-    key: Option<VipPortKey>,
-    /// What it held at the last reading; it was zero when its owner got it.
-    last: Values,
+    /// What it counts, or counted while it rests; no port stands for the whole VIP.
+    of: Option<(Vip, Option<Port>)>,
+    rests: bool,
+    /// What it held at the last reading that found it changed; it was zero when its owner got it, and most stay so.
+    last: Option<Box<Values>>,
     /// When its owner got it, by the programs' clock.
     since: u64,
+}
+
+impl Slot {
+    /// What it counts.
+    fn owner(&self) -> Option<(Vip, Option<Port>)> {
+        self.of.filter(|_| !self.rests)
+    }
+
+    fn last(&self) -> Values {
+        self.last.as_deref().copied().unwrap_or_default()
+    }
 }
 
 impl Vips {
@@ -73,7 +83,7 @@ impl Vips {
     pub(super) fn track(&mut self, counters: &mut Counters, vip: Vip, ports: &[Port]) -> Result<(), Error> {
         self.reclaim(counters, Instant::now())?;
         let wanted: BTreeSet<_> = ports.iter().copied().map(Some).chain([None]).collect();
-        let had: BTreeSet<_> = self.vips.get(&vip).map(|had| had.keys().copied().collect()).unwrap_or_default();
+        let had: BTreeSet<_> = self.counted(vip).collect();
         let new = wanted.difference(&had).count();
         let free = self.free.len() + self.capacity as usize - self.slots.len();
         if new > free {
@@ -89,15 +99,23 @@ impl Vips {
     }
 
     pub(super) fn untrack(&mut self, vip: Vip) -> Result<(), Error> {
-        let had: Vec<_> = self.vips.get(&vip).map(|had| had.keys().copied().collect()).unwrap_or_default();
-        for port in had {
+        for port in self.counted(vip).collect::<Vec<_>>() {
             self.remove(vip, port)?;
         }
         Ok(())
     }
 
     pub(super) fn tracked(&self) -> BTreeMap<Vip, Vec<Port>> {
-        self.vips.iter().map(|(vip, ports)| (*vip, ports.keys().copied().flatten().collect())).collect()
+        let mut tracked = BTreeMap::<Vip, Vec<Port>>::new();
+        for (vip, port) in self.vips.keys() {
+            tracked.entry(*vip).or_default().extend(port);
+        }
+        tracked
+    }
+
+    /// What is counted of a VIP: the whole of it, which comes first, and its ports.
+    fn counted(&self, vip: Vip) -> impl Iterator<Item = Option<Port>> {
+        self.vips.range((vip, None)..).map(|(key, _)| *key).take_while(move |(of, _)| *of == vip).map(|(_, port)| port)
     }
 
     pub(super) fn sample(
@@ -110,11 +128,11 @@ impl Vips {
         let mut read = Vec::new();
         let count = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
         counters.read(count, |id, now| read.push((id, now)))?;
-        let since = |id| self.slots.get(id as usize).filter(|slot| slot.owner.is_some()).map(|slot| slot.since);
+        let since = |id| self.slots.get(id as usize).filter(|slot| slot.owner().is_some()).map(|slot| slot.since);
         let mut told = followed.read(since);
         let (mut samples, mut syn) = (Vec::with_capacity(read.len()), Vec::new());
         let mut tell = |id: u32, slot: &Slot, counts: TrafficCounts, handshakes: Option<Handshakes>| {
-            let Some((vip, Some(port))) = slot.owner else { return };
+            let Some((vip, Some(port))) = slot.owner() else { return };
             if counts.syn > 0 {
                 syn.push((id, counts.syn));
             }
@@ -122,9 +140,11 @@ impl Vips {
             samples.push(TrafficSample { vip, port, span, counts, handshakes });
         };
         for (id, now) in read {
-            let Some(slot) = self.slots.get_mut(id as usize).filter(|slot| slot.last != now) else { continue };
-            let counts = counts(&now.since(&slot.last));
-            slot.last = now;
+            let Some(slot) = self.slots.get_mut(id as usize).filter(|slot| slot.last() != now) else {
+                continue;
+            };
+            let counts = counts(&now.since(&slot.last()));
+            **slot.last.get_or_insert_default() = now;
             tell(id, slot, counts, told.remove(&id));
         }
         // A handshake that times out may be all that there is to tell of its port.
@@ -138,20 +158,23 @@ impl Vips {
     }
 
     pub(super) fn sum(&self, vip: Vip, port: Port) -> Option<TrafficCounts> {
-        let slot = *self.vips.get(&vip)?.get(&Some(port))?;
-        self.slots.get(slot as usize).map(|slot| counts(&slot.last))
+        let slot = *self.vips.get(&(vip, Some(port)))?;
+        self.slots.get(slot as usize).map(|slot| counts(&slot.last()))
     }
 
     pub(super) fn sums(&self) -> impl Iterator<Item = (Vip, Port, TrafficCounts)> {
-        self.slots.iter().filter_map(|slot| match slot.owner {
-            Some((vip, Some(port))) => Some((vip, port, counts(&slot.last))),
+        self.slots.iter().filter_map(|slot| match slot.owner() {
+            Some((vip, Some(port))) => Some((vip, port, counts(&slot.last()))),
             Some((_, None)) | None => None,
         })
     }
 
     pub(super) fn apart(&self) -> impl Iterator<Item = (Vip, Apart)> {
-        self.slots.iter().filter_map(|slot| match slot.owner {
-            Some((vip, None)) => Some((vip, Apart { fragments: slot.last.fragments, truncated: slot.last.truncated })),
+        self.slots.iter().filter_map(|slot| match slot.owner() {
+            Some((vip, None)) => {
+                let last = slot.last();
+                Some((vip, Apart { fragments: last.fragments, truncated: last.truncated }))
+            }
             Some((_, Some(_))) | None => None,
         })
     }
@@ -174,9 +197,9 @@ impl Vips {
             return Err(error.into());
         }
         if let Some(used) = self.slots.get_mut(slot as usize) {
-            *used = Slot { owner: Some((vip, port)), key: Some(key), last: Values::default(), since: monotonic() };
+            *used = Slot { of: Some((vip, port)), rests: false, last: None, since: monotonic() };
         }
-        self.vips.entry(vip).or_default().insert(port, slot);
+        self.vips.insert((vip, port), slot);
         // A key without a place is found in the hash.
         if let Some(place) = key.front().into_iter().find(|place| !self.places.contains_key(place)) {
             self.front.set(place, Front { key, id: slot + 1 }, 0)?;
@@ -186,8 +209,7 @@ impl Vips {
     }
 
     fn remove(&mut self, vip: Vip, port: Option<Port>) -> Result<(), Error> {
-        let Some(ports) = self.vips.get_mut(&vip) else { return Ok(()) };
-        let Some(slot) = ports.get(&port).copied() else { return Ok(()) };
+        let Some(slot) = self.vips.get(&(vip, port)).copied() else { return Ok(()) };
         let key = key(vip, port);
         match self.keys.remove(&key) {
             Ok(()) | Err(MapError::KeyNotFound) => {}
@@ -198,12 +220,9 @@ impl Vips {
                 self.front.set(place, Front::EMPTY, 0)?;
             }
         }
-        ports.remove(&port);
-        if ports.is_empty() {
-            self.vips.remove(&vip);
-        }
+        self.vips.remove(&(vip, port));
         if let Some(used) = self.slots.get_mut(slot as usize) {
-            used.owner = None;
+            used.rests = true;
         }
         self.resting.push_back((Instant::now(), slot));
         Ok(self.filter.remove(&key)?)
@@ -217,8 +236,8 @@ impl Vips {
             }
             counters.clear(slot)?;
             self.resting.pop_front();
-            let key = self.slots.get(slot as usize).and_then(|slot| slot.key);
-            for place in key.iter().flat_map(VipPortKey::front) {
+            let of = self.slots.get(slot as usize).and_then(|slot| slot.of);
+            for place in of.into_iter().flat_map(|(vip, port)| key(vip, port).front()) {
                 if self.places.get(&place) == Some(&slot) {
                     self.places.remove(&place);
                 }

@@ -139,12 +139,21 @@ pub struct TrafficHealth {
     ports: BTreeMap<Port, PortEvidence>,
     state: TrafficState,
     charge: Option<Charge>,
-    ejections: u32,
-    convicted_at: Option<Timestamp>,
-    /// The ports that it was convicted for.
-    blamed: Vec<Port>,
     quiet_until: Option<Timestamp>,
-    /// Its trial waits for a probe, until this point at least.
+    /// What only a conviction makes; most claims never see one.
+    record: Option<Box<Record>>,
+}
+
+/// What is remembered of convictions.
+#[derive(Clone, Debug, Default)]
+struct Record {
+    /// How many in a row there were.
+    ejections: u32,
+    /// When the last one was.
+    convicted_at: Timestamp,
+    /// The ports that it was for.
+    blamed: Vec<Port>,
+    /// The trial waits for a probe, until this point at least.
     put_off: Option<Timestamp>,
     budget: Budget,
 }
@@ -164,20 +173,20 @@ impl TrafficHealth {
 
     /// How often in a row the traffic has convicted this claim.
     #[must_use]
-    pub const fn ejections(&self) -> u32 {
-        self.ejections
+    pub fn ejections(&self) -> u32 {
+        self.record.as_ref().map_or(0, |record| record.ejections)
     }
 
     /// The point of the last conviction.
     #[must_use]
-    pub const fn convicted_at(&self) -> Option<Timestamp> {
-        self.convicted_at
+    pub fn convicted_at(&self) -> Option<Timestamp> {
+        self.record.as_ref().map(|record| record.convicted_at)
     }
 
     /// The ports that it was last convicted for.
     #[must_use]
     pub fn blamed(&self) -> &[Port] {
-        &self.blamed
+        self.record.as_ref().map_or(&[], |record| &record.blamed)
     }
 
     /// Takes one sample of a declared port and judges. Returns true where the state has changed.
@@ -215,7 +224,7 @@ impl TrafficHealth {
         let before = self.state;
         match self.state {
             TrafficState::Convicted(_) if self.hold_is_over(now) => {
-                self.put_off = None;
+                self.put_off(None);
                 self.ports.values_mut().for_each(PortEvidence::restart);
                 self.state = TrafficState::Trial(now);
             }
@@ -232,7 +241,7 @@ impl TrafficHealth {
         match self.state {
             TrafficState::Clear => None,
             TrafficState::Suspect => Some(now.after(rules.window)),
-            TrafficState::Convicted(until) => Some(self.put_off.map_or(until, |later| later.max(until))),
+            TrafficState::Convicted(until) => Some(self.put_off_until().map_or(until, |later| later.max(until))),
             TrafficState::Trial(since) => Some(since.after(rules.idle_trial)),
         }
     }
@@ -241,7 +250,7 @@ impl TrafficHealth {
     #[must_use]
     pub fn hold_is_over(&self, now: Timestamp) -> bool {
         let over = matches!(self.state, TrafficState::Convicted(until) if now >= until);
-        over && self.put_off.is_none_or(|until| now >= until)
+        over && self.put_off_until().is_none_or(|until| now >= until)
     }
 
     /// Handshakes of some port fail.
@@ -294,8 +303,14 @@ impl TrafficHealth {
     }
 
     /// Puts its trial off until then, or no longer.
-    pub const fn put_off(&mut self, until: Option<Timestamp>) {
-        self.put_off = until;
+    pub fn put_off(&mut self, until: Option<Timestamp>) {
+        if let Some(record) = &mut self.record {
+            record.put_off = until;
+        }
+    }
+
+    fn put_off_until(&self) -> Option<Timestamp> {
+        self.record.as_ref().and_then(|record| record.put_off)
     }
 
     /// The endpoints have changed: their handshakes say nothing for a while.
@@ -309,7 +324,9 @@ impl TrafficHealth {
     /// Forgets the ports that are no longer declared.
     pub fn keep_ports(&mut self, declared: &[Port]) {
         self.ports.retain(|port, _| declared.contains(port));
-        self.blamed.retain(|port| declared.contains(port));
+        if let Some(record) = &mut self.record {
+            record.blamed.retain(|port| declared.contains(port));
+        }
     }
 
     /// What is held against it now, the weightier first.
@@ -327,7 +344,7 @@ impl TrafficHealth {
     /// The withdrawals that the budget has left.
     #[must_use]
     pub fn budget_left(&self, now: Timestamp, rules: &TrafficRules) -> usize {
-        self.budget.left(now, rules)
+        self.record.as_ref().map_or(rules.budget, |record| record.budget.left(now, rules))
     }
 
     /// The evidence of each port that has seen traffic, for a person.
@@ -344,9 +361,9 @@ impl TrafficHealth {
         let Some(charge) = self.charge_now(now, terms.rules) else { return self.clear() };
         self.charge = Some(charge);
         if self.convicts(charge, now, terms) {
-            let forgiven = self.convicted_at.is_none_or(|at| now.since(at) >= terms.rules.forgive);
-            self.ejections = if forgiven { 1 } else { self.ejections.saturating_add(1) };
-            self.convict(now, terms);
+            let forgiven = self.convicted_at().is_none_or(|at| now.since(at) >= terms.rules.forgive);
+            let ejections = if forgiven { 1 } else { self.ejections().saturating_add(1) };
+            self.convict(ejections, now, terms);
         } else {
             self.state = TrafficState::Suspect;
         }
@@ -355,7 +372,7 @@ impl TrafficHealth {
     /// The charge is proven, and acts.
     fn convicts(&self, charge: Charge, now: Timestamp, terms: &Terms<'_>) -> bool {
         let proven = charge == Charge::HostRefuses || terms.second_key;
-        proven && terms.mode == TrafficMode::Enforce && self.budget.has_room(now, terms.rules)
+        proven && terms.mode == TrafficMode::Enforce && self.budget_left(now, terms.rules) > 0
     }
 
     fn refused_now(&self, now: Timestamp, rules: &TrafficRules) -> bool {
@@ -375,7 +392,7 @@ impl TrafficHealth {
             self.fail_trial(Charge::HostRefuses, acts, now, terms);
         } else if self.ports.values().any(|port| port.fails_trial(now, rules)) {
             if !acts || terms.second_key {
-                self.fail_trial(Charge::ConnectionsFail, acts && self.budget.has_room(now, rules), now, terms);
+                self.fail_trial(Charge::ConnectionsFail, acts && self.budget_left(now, rules) > 0, now, terms);
             }
         } else if now.since(since) >= rules.min_trial && shares().any(|(_, completed)| completed > 0.0) {
             self.clear();
@@ -385,8 +402,7 @@ impl TrafficHealth {
     fn fail_trial(&mut self, charge: Charge, acts: bool, now: Timestamp, terms: &Terms<'_>) {
         self.charge = Some(charge);
         if acts {
-            self.ejections = self.ejections.saturating_mul(2).max(1);
-            self.convict(now, terms);
+            self.convict(self.ejections().saturating_mul(2).max(1), now, terms);
         } else {
             self.state = TrafficState::Suspect;
         }
@@ -403,13 +419,13 @@ impl TrafficHealth {
         }
     }
 
-    fn convict(&mut self, now: Timestamp, terms: &Terms<'_>) {
-        let hold = terms.rules.hold.saturating_mul(self.ejections).min(terms.rules.max_hold);
-        self.budget.spend(now, terms.rules);
-        self.blamed = self.to_blame(now, terms.rules);
+    fn convict(&mut self, ejections: u32, now: Timestamp, terms: &Terms<'_>) {
+        let hold = terms.rules.hold.saturating_mul(ejections).min(terms.rules.max_hold);
+        let blamed = self.to_blame(now, terms.rules);
+        let record = self.record.get_or_insert_default();
+        record.budget.spend(now, terms.rules);
+        (record.ejections, record.convicted_at, record.blamed, record.put_off) = (ejections, now, blamed, None);
         self.ports.values_mut().for_each(PortEvidence::forget_handshakes);
-        self.convicted_at = Some(now);
-        self.put_off = None;
         self.state = TrafficState::Convicted(now.after(hold.mul_f64(1.0 + terms.jitter.clamp(-0.1, 0.1))));
     }
 }

@@ -111,8 +111,7 @@ fn a_passed_trial_clears_and_a_failed_one_doubles_the_hold() {
 
 #[test]
 fn an_idle_trial_ends_well_and_the_hold_is_capped() {
-    let mut health = TrafficHealth { ejections: 64, ..TrafficHealth::default() };
-    health.convicted_at = Some(at(0));
+    let mut health = convicted_before(64);
     assert_eq!(feed(&mut health, refused(9), 1, TrafficMode::Enforce), TrafficState::Convicted(at(301)));
     health.tick(at(301), &RULES());
     assert!(!health.tick(at(360), &RULES()));
@@ -122,7 +121,7 @@ fn an_idle_trial_ends_well_and_the_hold_is_capped() {
 
 #[test]
 fn a_conviction_long_ago_is_forgiven() {
-    let mut health = TrafficHealth { ejections: 4, convicted_at: Some(at(0)), ..TrafficHealth::default() };
+    let mut health = convicted_before(4);
     assert_eq!(feed(&mut health, refused(9), 900, TrafficMode::Enforce), TrafficState::Convicted(at(930)));
     assert_eq!(health.ejections(), 1);
 }
@@ -140,5 +139,11 @@ fn a_day_of_traffic_is_remembered_in_a_few_samples() {
     assert_eq!(health.ports.len(), 1);
     let (window, handshakes) = health.ports.values().next().map(PortEvidence::held).unwrap();
     assert!(window <= 3 && handshakes <= rules.of_samples, "{window} {handshakes}");
-    assert!(health.budget.held() <= 60, "{}", health.budget.held());
+    let held = health.record.unwrap().budget.held();
+    assert!(held <= 60, "{held}");
+}
+
+fn convicted_before(ejections: u32) -> TrafficHealth {
+    let record = Record { ejections, convicted_at: at(0), ..Record::default() };
+    TrafficHealth { record: Some(Box::new(record)), ..TrafficHealth::default() }
 }

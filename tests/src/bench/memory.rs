@@ -1,7 +1,7 @@
 //! What the daemon holds: its resident memory with very many Services, beside the same daemon with one.
 //!
-//! `VmRSS` of `/proc/PID/status`, in MiB, once everything is advertised and the daemon is at rest. eBPF maps are the kernel's and
-//! not in it.
+//! `VmRSS` of `/proc/PID/status`, in MiB, once everything is advertised and the daemon is at rest, less the eBPF maps that the
+//! daemon has in its address space, which are the kernel's.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
@@ -98,7 +98,9 @@ fn read(world: &mut World, rounds: usize) -> Result<Vec<Reading>> {
     for _ in 0..rounds {
         sleep(BETWEEN);
         let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        readings.push(Reading { resident: mebibytes(&text, "VmRSS:")?, peak: mebibytes(&text, "VmHWM:")? });
+        let maps = map_mebibytes(&fs::read_to_string(format!("/proc/{pid}/smaps"))?)?;
+        readings
+            .push(Reading { resident: mebibytes(&text, "VmRSS:")? - maps, peak: mebibytes(&text, "VmHWM:")? - maps });
     }
     Ok(readings)
 }
@@ -108,6 +110,20 @@ fn mebibytes(status: &str, key: &str) -> Result<f64> {
     let value = status.lines().find_map(|line| line.strip_prefix(key));
     let kibibytes = value.and_then(|value| value.split_whitespace().next()).with_context(|| format!("no {key}"))?;
     Ok(kibibytes.parse::<f64>()? / 1024.0)
+}
+
+/// The resident part of the mapped eBPF maps in `/proc/PID/smaps`.
+fn map_mebibytes(smaps: &str) -> Result<f64> {
+    let (mut sum, mut within) = (0.0, false);
+    for line in smaps.lines() {
+        // A mapping begins with its addresses, and its facts follow.
+        if line.split('-').next().is_some_and(|word| u64::from_str_radix(word, 16).is_ok()) {
+            within = line.contains("bpf-map");
+        } else if within && line.starts_with("Rss:") {
+            sum += mebibytes(line, "Rss:")?;
+        }
+    }
+    Ok(sum)
 }
 
 /// Puts Services where the daemon finds them.
@@ -159,4 +175,17 @@ fn slice(n: u16) -> EndpointSlice {
         objects::of_pod(objects::endpoint(address, &node, State::Ready), &format!("s{n}-7d9c5b6f4-{place:05}"))
     };
     objects::slice(&format!("s{n}-a"), &format!("s{n}"), BACKEND_PORT, (0..ENDPOINTS_EACH).map(endpoint).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_maps_alone_are_summed_up() {
+        let smaps = "7f00-7f10 rw-s 00000000 00:0f 9 anon_inode:bpf-map\nSize: 64 kB\nRss: 1024 kB\nPss: 9 kB\n\
+                     7f20-7f30 rw-p 00000000 00:00 0\nRss: 4096 kB\n\
+                     7f40-7f50 rw-s 00000000 00:0f 9 anon_inode:bpf-map\nRss: 512 kB\n";
+        assert!((map_mebibytes(smaps).unwrap() - 1.5).abs() < 1e-9);
+    }
 }

@@ -12,12 +12,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// One more withdrawal is allowed now.
-    pub(super) fn has_room(&self, now: Timestamp, rules: &TrafficRules) -> bool {
-        self.left(now, rules) > 0
-    }
-
-    /// How many more are.
+    /// How many more withdrawals are allowed now.
     pub(super) fn left(&self, now: Timestamp, rules: &TrafficRules) -> usize {
         let spent = self.spent.iter().filter(|at| now.since(**at) < rules.budget_window).count();
         rules.budget.saturating_sub(spent)
