@@ -5,6 +5,7 @@
 
 mod cluster;
 mod components;
+mod process;
 mod vips;
 
 use std::sync::Arc;
@@ -86,6 +87,7 @@ impl Metrics {
         registry.register_collector(Box::new(vips::Vips::new(Arc::clone(&book))));
         registry.register_collector(Box::new(cluster::Cluster::new(Arc::clone(&book))));
         registry.register_collector(Box::new(components::Components::new(book)));
+        registry.register_collector(Box::new(process::Process));
         registry.register("transitions", "Decisions that changed, by outcome and reason", metrics.transitions.clone());
         registry.register("steps", "Steps carried out, by outcome", metrics.steps.clone());
         registry.register("kubernetes_events", "Events on Services, by outcome", metrics.events.clone());

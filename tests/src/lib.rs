@@ -27,6 +27,7 @@ pub mod openmetrics;
 pub mod packaging;
 pub mod packet;
 pub mod process;
+pub mod prometheus;
 pub mod report;
 pub mod route_monitor;
 pub mod routes;

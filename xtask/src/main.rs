@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "in a program nothing is reachable: `pub` marks what a module offers to the others")]
 
 mod build_ebpf;
+mod dashboards;
 mod deploy;
 mod dist;
 mod docs;
@@ -58,6 +59,8 @@ enum Command {
     Dist(dist::Options),
     /// Build the container image by buildah, without a registry, into target/image.
     Image(image::Options),
+    /// Make the chart's Grafana dashboards from their table of panels.
+    Dashboards(dashboards::Options),
     /// Make the plain manifests in deploy/ from the chart.
     Deploy(deploy::Options),
     /// Run a fuzz target (or list them).
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Command::Docs => docs::run(),
         Command::Dist(options) => dist::run(&options),
         Command::Image(options) => image::run(&options),
+        Command::Dashboards(options) => dashboards::run(&options),
         Command::Deploy(options) => deploy::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
     };

@@ -15,7 +15,7 @@ use crate::book::{Book, PortTraffic, Row};
 use crate::engine::event::LATENCY_BUCKETS;
 use crate::engine::observed::Owner;
 use crate::engine::status::{ClaimStatus, VipState, VipStatus};
-use crate::engine::types::{Port, Vip};
+use crate::engine::types::{Port, Timestamp, Vip};
 
 #[derive(Debug)]
 pub(super) struct Vips {
@@ -44,6 +44,8 @@ impl Collector for Vips {
         let peers = |row: &VipStatus| row.rib.map_or(0, |rib| i64::from(rib.advertised_to));
         gauge(&rows, &mut encoder, "vip_peers", "Peers that FRR advertises the VIP to", peers)?;
         verdicts(&rows, &mut encoder)?;
+        held_back(&rows, &mut encoder)?;
+        lease(&rows, self.book.now(), &mut encoder)?;
         traffic(&rows, &mut encoder)
     }
 }
@@ -84,6 +86,28 @@ fn verdicts(rows: &Rows, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Erro
         labels.extend([("verdict", verdict.as_str()), ("reason", verdict.reason().unwrap_or_default())]);
         ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)
     })
+}
+
+/// Only where there is something to tell.
+fn held_back(rows: &Rows, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let help = "1 while the VIP should be withdrawn for its traffic and the guard forbids it, with the reason";
+    let mut family = encoder.encode_descriptor("vip_ejection_refused", help, None, MetricType::Gauge)?;
+    for_claims(rows, |status, claim, vip| {
+        let Some(refused) = status.ejection_refused else { return Ok(()) };
+        let mut labels = identity(claim, status.vip, vip).to_vec();
+        labels.push(("reason", refused.as_str()));
+        ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)
+    })
+}
+
+/// The shortest lease of all: a daemon that no longer renews shows here first.
+fn lease(rows: &Rows, now: Timestamp, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let until = rows.values().filter_map(|row| row.status.as_ref()?.lease_until).min();
+    let Some(until) = until else { return Ok(()) };
+    let help = "Until the kernel removes the first of our addresses, if it is not renewed";
+    let unit = Some(&Unit::Seconds);
+    let family = encoder.encode_descriptor("lease_remaining", help, unit, MetricType::Gauge)?;
+    ConstGauge::new(until.since(now).as_secs_f64()).encode(family)
 }
 
 fn gauge(

@@ -20,8 +20,12 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 const FORBID: &str = "#!/bin/sh\n# Written by `cargo xtask setup` for the time of one apt-get install.\nexit 101\n";
 
 /// Services that our packages bring and that must not run on the host: the lab starts its own, in namespaces.
-const SERVICES: [(&str, &str); 3] =
-    [("frr", "frr.service"), ("etcd-server", "etcd.service"), ("containerd", "containerd.service")];
+const SERVICES: [(&str, &str); 4] = [
+    ("frr", "frr.service"),
+    ("etcd-server", "etcd.service"),
+    ("containerd", "containerd.service"),
+    ("prometheus", "prometheus.service"),
+];
 
 /// What is asked of one package.
 type Alternatives = Vec<Vec<String>>;

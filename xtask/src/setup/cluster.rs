@@ -20,6 +20,13 @@ pub(super) fn needs() -> Vec<Need> {
     needs.push(helm("helm 3", || present(HELM_3), |apt| build(apt, HELM_3)));
     needs.extend(runtime());
     needs.extend(images());
+    needs.push(tool(
+        "prometheus",
+        "tests the alerts and the dashboards' queries; the host's own service is not started",
+        Group::Cluster,
+        || which("prometheus").is_some() && which("promtool").is_some(),
+        &[&["prometheus"]],
+    ));
     needs
 }
 

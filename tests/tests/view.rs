@@ -1,0 +1,260 @@
+//! What an operator looks at: every panel of every dashboard and the alerts, on a real Prometheus that scrapes real daemons
+//! under traffic and faults.
+
+#![allow(missing_docs, reason = "a suite")]
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use cosmolet_tests::client::{Client, Load};
+use cosmolet_tests::fabric::{Mode, NodeSpec, vip4};
+use cosmolet_tests::frr::Daemon;
+use cosmolet_tests::objects::State;
+use cosmolet_tests::prometheus::{Prometheus, program};
+use cosmolet_tests::stage::{Options, Stage, targets};
+use cosmolet_tests::wait;
+use serde_json::Value;
+
+const NODES: [&str; 2] = ["node1", "node2"];
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn chart(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/cosmolet").join(path)
+}
+
+/// The chart's rules, with alerts that wait for a second only.
+fn impatient_rules() -> Result<String> {
+    let text = std::fs::read_to_string(chart("rules/cosmolet.yaml"))?;
+    let hurry = |line: &str| {
+        let indent = line.len() - line.trim_start().len();
+        if line.trim_start().starts_with("for: ") { format!("{:indent$}for: 1s", "") } else { line.to_owned() }
+    };
+    Ok(text.lines().map(hurry).collect::<Vec<_>>().join("\n"))
+}
+
+struct World {
+    prometheus: Prometheus,
+    client: Client,
+    stage: Stage,
+}
+
+impl World {
+    fn raise() -> Result<Self> {
+        let env = vec![
+            ("COSMOLET_HTTP_LISTEN", "0.0.0.0:9470"),
+            ("COSMOLET_TRAFFIC_PROVE_SECONDS", "10"),
+            ("COSMOLET_TRAFFIC_RULE_HOLD_SECONDS", "3"),
+            ("COSMOLET_TRAFFIC_RULE_TRIAL_PROBE_SECONDS", "1"),
+        ];
+        let options = Options { traffic: "enforce", env, elsewhere: true, ..Options::default() };
+        let mut stage = Stage::raise(&NODES.map(|node| NodeSpec::new(node, Mode::Dynamic)), options)?;
+        stage.start()?;
+        stage.wait_nodes(&NODES, Instant::now(), LIMIT)?;
+        let daemons: Vec<(&str, SocketAddr)> = stage
+            .fabric
+            .nodes
+            .iter()
+            .map(|node| (node.name(), SocketAddr::new(node.plan.link4(2).into(), 9470)))
+            .collect();
+        let prometheus = Prometheus::start(&stage.lab, &stage.fabric.tor, &daemons, &impatient_rules()?)?;
+        let client = Client::start(&stage.fabric.client, Load::new(targets().to_vec()))?;
+        Ok(Self { prometheus, client, stage })
+    }
+
+    fn query(&self, query: &str) -> Result<Vec<Value>> {
+        self.prometheus.query(&self.stage.fabric.tor, query)
+    }
+
+    fn fires(&self, alert: &str) -> Result<()> {
+        wait::until_true(&format!("{alert} fires"), LIMIT, || {
+            let firing = self.prometheus.firing(&self.stage.fabric.tor)?;
+            ensure!(firing.iter().any(|name| name == alert), "firing: {firing:?}");
+            Ok(true)
+        })
+    }
+
+    fn clears(&self, alert: &str) -> Result<()> {
+        wait::until_true(&format!("{alert} clears"), LIMIT, || {
+            Ok(!self.prometheus.firing(&self.stage.fabric.tor)?.iter().any(|name| name == alert))
+        })
+    }
+}
+
+#[test]
+fn every_panel_has_data_or_says_that_nothing_is_wrong() -> Result<()> {
+    let mut world = World::raise()?;
+    // Something to tell: an endpoint goes and comes, and clients are refused for a moment.
+    world.stage.set_endpoint(1, State::NotReady)?;
+    world.stage.wait_nodes(&NODES[..1], Instant::now(), LIMIT)?;
+    world.stage.set_endpoint(1, State::Ready)?;
+    world.stage.wait_nodes(&NODES, Instant::now(), LIMIT)?;
+    let seen = world.client.watch(Duration::from_secs(3));
+    ensure!(seen.ok() > 0, "{seen:?}");
+    documented(&world.stage.daemons[0].metrics()?)?;
+    let mut panels = 0;
+    for board in ["fleet", "vip", "node"] {
+        let text = std::fs::read_to_string(chart(&format!("dashboards/cosmolet-{board}.json")))?;
+        let board: Value = serde_json::from_str(&text)?;
+        for variable in board["templating"]["list"].as_array().context("no variables")?.iter().skip(1) {
+            values_of(&world, variable)?;
+        }
+        let mark = board["annotations"]["list"][0]["expr"].as_str().context("no annotation")?;
+        world.query(&filled_in(mark))?;
+        for panel in board["panels"].as_array().context("no panels")? {
+            answered(&world, panel).with_context(|| format!("{}: {}", board["title"], panel["title"]))?;
+            panels += 1;
+        }
+    }
+    ensure!(panels > 30, "{panels} panels");
+    Ok(())
+}
+
+/// docs/metrics.md has every family that a daemon has, with its type, and no other. Some come from the Kubernetes source alone.
+fn documented(metrics: &str) -> Result<()> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
+    let page = std::fs::read_to_string(page)?;
+    let everywhere = |name: &str| !name.starts_with("cluster_") && !name.starts_with("kubernetes_");
+    let row = |line: &str| -> Option<(String, String)> {
+        let mut cells = line.strip_prefix("| `cosmolet_")?.split('|');
+        let name = cells.next()?.trim().trim_end_matches('`').to_owned();
+        Some((name, cells.next()?.split(',').next()?.trim().to_owned()))
+    };
+    let told: BTreeSet<_> = page.lines().filter_map(row).filter(|(name, _)| everywhere(name)).collect();
+    let family = |line: &str| -> Option<(String, String)> {
+        let (name, kind) = line.strip_prefix("# TYPE cosmolet_")?.split_once(' ')?;
+        let end = match kind {
+            "counter" => "_total",
+            "info" => "_info",
+            _ => "",
+        };
+        everywhere(name).then(|| (format!("{name}{end}"), kind.to_owned()))
+    };
+    let there: BTreeSet<_> = metrics.lines().filter_map(family).collect();
+    let (missing, stale): (Vec<_>, Vec<_>) = (there.difference(&told).collect(), told.difference(&there).collect());
+    ensure!(missing.is_empty() && stale.is_empty(), "not in docs/metrics.md: {missing:?}; only there: {stale:?}");
+    Ok(())
+}
+
+/// What Grafana makes of a query whose variables stand at "All", and the VIP at the stage's.
+fn filled_in(query: &str) -> String {
+    let all = ["$node", "$namespace", "$service"];
+    all.iter().fold(query.to_owned(), |text, name| text.replace(name, ".*")).replace("$vip", &vip4(1).to_string())
+}
+
+/// A variable has values: its query is `label_values(SERIES, LABEL)`.
+fn values_of(world: &World, variable: &Value) -> Result<()> {
+    let definition = variable["definition"].as_str().context("no definition")?;
+    let inner = definition.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')'));
+    let (series, label) = inner.and_then(|inner| inner.rsplit_once(", ")).with_context(|| definition.to_owned())?;
+    let values = world.query(&format!("count by ({label}) ({})", filled_in(series)))?;
+    ensure!(values.iter().any(|value| value["metric"][label].is_string()), "{definition} has no values: {values:?}");
+    Ok(())
+}
+
+fn answered(world: &World, panel: &Value) -> Result<()> {
+    let may_be_empty = panel["fieldConfig"]["defaults"]["noValue"] != "no data";
+    for target in panel["targets"].as_array().context("no targets")? {
+        let query = filled_in(target["expr"].as_str().context("no query")?);
+        let series = world.query(&query)?;
+        let has_value = |series: &Value| series["value"][1].as_str().is_some_and(|text| text != "NaN");
+        ensure!(may_be_empty || series.iter().any(has_value), "no data: {query}");
+        // A legend names labels that there are; an empty one, such as no reason, is none for Prometheus.
+        let legend = target["legendFormat"].as_str().unwrap_or_default();
+        for label in legend.split("{{").skip(1).filter_map(|part| part.split("}}").next()) {
+            let named = |series: &Value| series["metric"][label].is_string();
+            ensure!(series.is_empty() || series.iter().any(named), "the legend {legend} of {query}: {series:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn alerts_fire_with_their_faults_and_clear_without() -> Result<()> {
+    let mut world = World::raise()?;
+    let since = Instant::now();
+    // Nobody can serve it.
+    for index in 0..NODES.len() {
+        world.stage.set_endpoint(index, State::NotReady)?;
+    }
+    world.fires("CosmoletVipNowhere")?;
+    for index in 0..NODES.len() {
+        world.stage.set_endpoint(index, State::Ready)?;
+    }
+    world.clears("CosmoletVipNowhere")?;
+    world.stage.wait_nodes(&NODES, Instant::now(), LIMIT)?;
+    // The host refuses: convicted, and back by trial.
+    world.stage.fabric.nodes[0].proxy.lose()?;
+    world.fires("CosmoletVipConvicted")?;
+    world.stage.fabric.nodes[0].proxy.restore()?;
+    world.clears("CosmoletVipConvicted")?;
+    // A session goes, then FRR itself.
+    let peer: IpAddr = world.stage.fabric.nodes[1].plan.link4(2).into();
+    let neighbor = |no: &str| ["router bgp".to_owned(), format!("{no}neighbor {peer} shutdown")];
+    world.stage.fabric.tor_frr.configure(&neighbor(""))?;
+    world.fires("CosmoletBgpSessionDown")?;
+    world.stage.fabric.tor_frr.configure(&neighbor("no "))?;
+    world.clears("CosmoletBgpSessionDown")?;
+    world.stage.fabric.nodes[0].frr.kill(Daemon::Bgpd)?;
+    world.fires("CosmoletFrrDown")?;
+    world.stage.fabric.nodes[0].frr.restart(Daemon::Bgpd)?;
+    world.clears("CosmoletFrrDown")?;
+    // The daemon dies: Prometheus misses it, and the others stand.
+    world.stage.daemons[0].kill()?;
+    world.fires("CosmoletAbsent")?;
+    world.stage.daemons[0].start()?;
+    world.clears("CosmoletAbsent")?;
+    world.stage.wait_nodes(&NODES, Instant::now(), LIMIT)?;
+    let all = world.client.summary(since, Instant::now());
+    ensure!(all.ok() > 0, "{all:?}");
+    Ok(())
+}
+
+#[test]
+fn the_rules_do_what_their_own_tests_say() -> Result<()> {
+    let promtool = |args: &[&str]| -> Result<()> {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("rules");
+        let output = Command::new(program("promtool")?).current_dir(directory).args(args).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    };
+    promtool(&["check", "rules", "../../charts/cosmolet/rules/cosmolet.yaml"])?;
+    promtool(&["test", "rules", "cosmolet_test.yaml"])
+}
+
+/// Every alert has a runbook and a test of its own, and none of either is left over.
+#[test]
+fn quick_every_alert_has_its_runbook_and_its_test() -> Result<()> {
+    let rules = std::fs::read_to_string(chart("rules/cosmolet.yaml"))?;
+    let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    ensure!(alerts.len() > 10, "{alerts:?}");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tests = std::fs::read_to_string(root.join("rules/cosmolet_test.yaml"))?;
+    for alert in &alerts {
+        let page = root.join(format!("../docs/runbooks/{alert}.md"));
+        let text = std::fs::read_to_string(&page).with_context(|| page.display().to_string())?;
+        for part in ["## What it means", "## Look", "## Mend"] {
+            ensure!(text.contains(part), "{alert}.md lacks {part:?}");
+        }
+        ensure!(rules.contains(&format!("/{alert}.md")), "{alert} points to another runbook");
+        ensure!(tests.contains(&format!("alertname: {alert}\n")), "{alert} has no test");
+    }
+    for entry in std::fs::read_dir(root.join("../docs/runbooks"))? {
+        let name = entry?.file_name();
+        let stem = Path::new(&name).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+        ensure!(stem == "README" || alerts.contains(&stem.as_str()), "the runbook {stem} belongs to no alert");
+    }
+    Ok(())
+}
+
+#[test]
+fn quick_the_dashboards_are_those_of_the_table() -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let output = Command::new(cargo).current_dir(root).args(["xtask", "dashboards", "--check"]).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
