@@ -28,6 +28,7 @@ pub mod packaging;
 pub mod packet;
 pub mod process;
 pub mod prometheus;
+pub mod raw;
 pub mod report;
 pub mod route_monitor;
 pub mod routes;

@@ -12,8 +12,9 @@ use cosmolet_tests::daemon::User;
 use cosmolet_tests::fabric::{Fabric, Mode, NodeSpec, UPLINK, vip4, vip6};
 use cosmolet_tests::nft::Mapping;
 use cosmolet_tests::objects::State;
+use cosmolet_tests::raw::Raw;
 use cosmolet_tests::stage::{Options, Stage};
-use cosmolet_tests::{Lab, wait};
+use cosmolet_tests::{Lab, Netns, wait};
 
 const NODE: &str = "node1";
 const PORT: u16 = 80;
@@ -338,7 +339,7 @@ fn a_forged_answer_is_none() -> Result<()> {
         world.fabric.nodes[0].netns.exec_with_input("nft", &["-f", "-"], &drop)?;
         let token = driver.prober.send(driver.ifindex, target)?;
         // Every port of every source, with a guessed acknowledgement: RST to the probe's source, out by the uplink.
-        let forge = world.fabric.nodes[0].netns.run(|| forge(target))?;
+        let forge = forge(&world.fabric.nodes[0].netns, target);
         let answers = driver.prober.collect();
         driver.prober.give_up(token);
         forge?;
@@ -349,33 +350,18 @@ fn a_forged_answer_is_none() -> Result<()> {
 }
 
 /// Sends RSTs that seem to be the VIP's to many of the addresses and ports that a probe may have come from.
-#[expect(unsafe_code, reason = "raw sockets have no wrapper in std")]
-fn forge(target: SocketAddr) -> Result<()> {
+fn forge(node: &Netns, target: SocketAddr) -> Result<()> {
     use cosmolet_tests::packet::{flag, ip, protocol, tcp};
-    // SAFETY: plain integers in, a descriptor or an error out.
-    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_RAW) };
-    ensure!(socket >= 0, "a raw socket: {}", std::io::Error::last_os_error());
+    let raw = Raw::open(node)?;
     for host in 1..=20_u8 {
         for port in (0x8000..=0xffff_u16).step_by(64) {
-            let to = [198, 18, 94, host];
-            let packet =
-                ip(target.ip(), IpAddr::from(to), protocol::TCP, &tcp(PORT, port, 0, 1, flag::RST | flag::ACK));
-            let address = libc::sockaddr_in {
-                sin_family: libc::AF_INET as u16,
-                sin_port: 0,
-                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(to) },
-                sin_zero: [0; 8],
-            };
-            // SAFETY: both buffers outlive the call, with their lengths.
-            let sent = unsafe {
-                let length = size_of::<libc::sockaddr_in>() as u32;
-                libc::sendto(socket, packet.as_ptr().cast(), packet.len(), 0, (&raw const address).cast(), length)
-            };
+            let to = IpAddr::from([198, 18, 94, host]);
+            let segment = tcp(PORT, port, 0, 1, flag::RST | flag::ACK);
+            let sent = raw.send(&ip(target.ip(), to, protocol::TCP, &segment), to);
             // The egress program drops it, which the sender is told as ENOBUFS.
-            ensure!(sent >= 0 || std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS));
+            let dropped = |error: &std::io::Error| error.raw_os_error() == Some(libc::ENOBUFS);
+            ensure!(sent.as_ref().err().is_none_or(dropped), "{sent:?}");
         }
     }
-    // SAFETY: a descriptor that was opened above and is used no more.
-    unsafe { libc::close(socket) };
     Ok(())
 }

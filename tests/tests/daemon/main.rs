@@ -5,6 +5,7 @@
 mod bad_input;
 mod configuration;
 mod endpoints;
+mod false_alarms;
 mod frr_faults;
 mod frr_restarts;
 mod giving_way;

@@ -121,7 +121,7 @@ fn reset(target: SocketAddr) -> Result<()> {
 }
 
 /// The sum of one counter over a row's ports.
-fn total(row: &Value, counter: &str) -> u64 {
+pub(crate) fn total(row: &Value, counter: &str) -> u64 {
     row["traffic"].as_array().into_iter().flatten().filter_map(|port| port["total"][counter].as_u64()).sum()
 }
 

@@ -16,13 +16,13 @@ use crate::{LIMIT, NODE, ensure_unmoved, metric, one_node};
 /// A hold short enough for a test.
 const HOLD: Duration = Duration::from_secs(3);
 
-fn enforcing() -> Options {
+pub(crate) fn enforcing() -> Options {
     let env = vec![("COSMOLET_TRAFFIC_RULE_HOLD_SECONDS", "3"), ("COSMOLET_TRAFFIC_RULE_TRIAL_PROBE_SECONDS", "1")];
     Options { traffic: "enforce", env, elsewhere: true, ..Options::default() }
 }
 
 /// Addresses of the client in four prefixes (/24 and /56) of each family.
-fn prefixes_of_the_client(stage: &Stage) -> Result<Vec<IpAddr>> {
+pub(crate) fn prefixes_of_the_client(stage: &Stage) -> Result<Vec<IpAddr>> {
     let (client, tor) = (&stage.fabric.client, &stage.fabric.tor);
     let mut sources: Vec<IpAddr> = Vec::new();
     for n in 1..=4 {
@@ -46,7 +46,7 @@ fn explain(stage: &Stage, vip: IpAddr) -> Result<Value> {
 }
 
 /// Waits until both VIPs are served to clients and a probe of each has passed.
-fn proven(stage: &Stage) -> Result<()> {
+pub(crate) fn proven(stage: &Stage) -> Result<()> {
     for vip in [vip4(1), vip6(1)] {
         stage.wait_status(0, vip, "a probe has passed", |row| row["services"][0]["proven"] == true)?;
     }
@@ -164,7 +164,7 @@ fn a_refusing_backend_is_suspect_without_probes_and_convicted_with_them() -> Res
 }
 
 /// Waits until the verdict on both VIPs is this word.
-fn says(stage: &Stage, verdict: &str) -> Result<()> {
+pub(crate) fn says(stage: &Stage, verdict: &str) -> Result<()> {
     for vip in [vip4(1), vip6(1)] {
         stage.wait_status(0, vip, verdict, |row| row["services"][0]["verdict"] == verdict)?;
     }
