@@ -74,7 +74,8 @@ pub(super) struct Board {
     pub(super) title: &'static str,
     pub(super) description: &'static str,
     pub(super) variables: &'static [Variable],
-    /// Marks a moment where this is above zero.
+    /// Marks a moment where this is above zero. Its window holds several scrapes: within one of 15 s, as often as the chart's
+    /// monitors scrape, nothing ever changes.
     pub(super) annotation: &'static str,
     pub(super) panels: &'static [Panel],
 }
@@ -93,7 +94,7 @@ pub(super) const BOARDS: [Board; 3] = [
         title: "cosmolet / Fleet",
         description: "Which nodes advertise which VIPs, what was withdrawn and why, and whether the two signals agree.",
         variables: &[NODE, NAMESPACE, SERVICE],
-        annotation: "sum by (node, to, reason) (increase(cosmolet_transitions_total{node=~\"$node\"}[15s])) > 0",
+        annotation: "sum by (node, to, reason) (increase(cosmolet_transitions_total{node=~\"$node\"}[1m])) > 0",
         panels: FLEET,
     },
     Board {
@@ -101,7 +102,7 @@ pub(super) const BOARDS: [Board; 3] = [
         title: "cosmolet / VIP",
         description: "One VIP: who carries it, what its clients meet, and what each node decided.",
         variables: &[NAMESPACE, SERVICE, VIP],
-        annotation: "sum by (node) (changes(cosmolet_vip_advertised{vip=\"$vip\"}[15s])) > 0",
+        annotation: "sum by (node) (changes(cosmolet_vip_advertised{vip=\"$vip\"}[1m])) > 0",
         panels: VIP_PANELS,
     },
     Board {
@@ -109,7 +110,7 @@ pub(super) const BOARDS: [Board; 3] = [
         title: "cosmolet / Node",
         description: "One node: its parts, its BGP sessions, how fast it reacts and what the daemon costs.",
         variables: &[NODE],
-        annotation: "sum by (node, to, reason) (increase(cosmolet_transitions_total{node=~\"$node\"}[15s])) > 0",
+        annotation: "sum by (node, to, reason) (increase(cosmolet_transitions_total{node=~\"$node\"}[1m])) > 0",
         panels: NODE_PANELS,
     },
 ];
@@ -128,7 +129,7 @@ const FLEET: &[Panel] = &[
         &[("sum(cosmolet_vip_advertised{node=~\"$node\", namespace=~\"$namespace\", service=~\"$service\"})", "")],
     ),
     Panel::new(
-        Kind::Stat, 4, "nodes", "Daemons that answer.", "none", &[("count(cosmolet_services)", "")],
+        Kind::Stat, 4, "nodes", "Nodes whose daemon answers Prometheus.", "none", &[("count(cosmolet_services)", "")],
     ),
     Panel::new(
         Kind::Stat, 4, "withdrawn by traffic", "VIPs that nodes have withdrawn for what their clients met, though Kubernetes \
@@ -291,7 +292,7 @@ const NODE_PANELS: &[Panel] = &[
         Kind::Stat,
         6,
         "VIPs advertised",
-        "By the chosen nodes.",
+        "VIPs that the chosen nodes advertise, added up over them.",
         "none",
         &[("sum(cosmolet_vips{node=~\"$node\", state=\"advertised\"})", "")],
     ),
