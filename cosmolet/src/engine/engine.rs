@@ -80,9 +80,9 @@ pub struct Transition {
 
 /// The VIPs that one plan covers at the most, so that what is decided meanwhile has its turn.
 const PLAN_LIMIT: usize = 512;
-/// The same for a plan of withdrawals: nothing else is urgent meanwhile, and bgpd, which takes 0.1 ms for each, has less to
-/// wait for between two plans.
-const WITHDRAWAL_LIMIT: usize = 2048;
+/// The same for a plan of withdrawals: nothing else is urgent meanwhile, and bgpd, which takes 0.1 ms for each, need not wait
+/// between two plans.
+const WITHDRAWAL_LIMIT: usize = 16_384;
 
 /// The pure decider. See the module.
 #[derive(Debug)]
