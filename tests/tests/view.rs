@@ -142,7 +142,10 @@ fn documented(metrics: &str) -> Result<()> {
 /// What Grafana makes of a query whose variables stand at "All", and the VIP at the stage's.
 fn filled_in(query: &str) -> String {
     let all = ["$node", "$namespace", "$service"];
-    all.iter().fold(query.to_owned(), |text, name| text.replace(name, ".*")).replace("$vip", &vip4(1).to_string())
+    all.iter()
+        .fold(query.to_owned(), |text, name| text.replace(name, ".*"))
+        .replace("$vip", &vip4(1).to_string())
+        .replace("$__rate_interval", "1m")
 }
 
 /// A variable has values: its query is `label_values(SERIES, LABEL)`.

@@ -16,7 +16,7 @@ use crate::wait;
 /// How long a step may take: kubelet, controllers and kube-proxy share one busy machine.
 pub const LIMIT: Duration = Duration::from_secs(90);
 /// A request that takes longer has failed; far more than a busy machine takes.
-const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+pub const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 
 /// What was seen.
 #[derive(Clone, Debug)]

@@ -78,6 +78,41 @@ fn slices_that_a_user_made_for_a_service_without_selector() -> Result<()> {
     case.nodes(vip, &[])
 }
 
+/// Each family goes by its own slices: the IPv4 VIP comes from one node, the IPv6 VIP from the other.
+#[test]
+fn each_family_goes_by_its_own_endpoints() -> Result<()> {
+    let cluster = shared()?;
+    let (case, vips) = (Case::begin(&cluster, "families")?, cluster.new_vips());
+    for (name, node) in ["one", "two"].into_iter().zip(BOTH) {
+        case.deploy(name, node, |_| {})?;
+        case.address_of(name)?;
+    }
+    case.service("web", &vips, |service| drop(service["spec"].as_object_mut().map(|spec| spec.remove("selector"))))?;
+    let slice = |family: &str, place: usize, ready: bool| {
+        let name = ["one", "two"][place];
+        let selector = format!("pod={name}");
+        let query = "jsonpath={.items[0].status.podIPs[*].ip}";
+        let addresses = case.kubectl(&["get", "pods", "-l", &selector, "-o", query])?;
+        let address = addresses.split_whitespace().find(|text| text.contains(':') == (family == "IPv6"));
+        case.apply::<EndpointSlice>(json!({
+            "metadata": {"name": family.to_lowercase(), "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": family, "ports": [{"name": "http", "port": PORT, "protocol": "TCP"}],
+            "endpoints": [{"addresses": [address], "nodeName": BOTH[place], "conditions": {"ready": ready}}],
+        }))
+    };
+    slice("IPv4", 0, true)?;
+    slice("IPv6", 1, true)?;
+    let [v4, v6] = vips;
+    case.nodes(v4, &BOTH[..1])?;
+    case.nodes(v6, &BOTH[1..])?;
+    case.answered(v4, 80, &BOTH[..1])?;
+    case.answered(v6, 80, &BOTH[1..])?;
+    slice("IPv6", 1, false)?;
+    case.nodes(v6, &[])?;
+    case.reason(BOTH[1], v6, "NoLocalEndpoint")?;
+    case.stays(v4, &BOTH[..1])
+}
+
 /// A user's Endpoints of a Service without selector: the controller mirrors them into a slice.
 #[test]
 fn endpoints_that_the_controller_mirrors_into_a_slice() -> Result<()> {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use cosmolet_tests::client::{Client, Load};
+use cosmolet_tests::cluster::story::REQUEST_LIMIT;
 use cosmolet_tests::cluster::{Guard, Workload, alone, prefix};
 use cosmolet_tests::wait;
 
@@ -40,7 +41,8 @@ fn no_client_is_refused_while_a_kube_proxy_lags() -> Result<()> {
         cluster.routes().wait_nodes(prefix(vip), since, LIMIT, &BOTH[..1])?;
         cluster.wait_row(BOTH[1], vip, LIMIT, |row| row["reason"] == "Proving")?;
     }
-    let client = Client::start(&cluster.fabric.client, Load::new(targets(&vips)))?;
+    let load = Load { timeout: REQUEST_LIMIT, ..Load::new(targets(&vips)) };
+    let client = Client::start(&cluster.fabric.client, load)?;
     std::thread::sleep(Duration::from_secs(2));
     drop(paused);
     for vip in vips {

@@ -160,11 +160,11 @@ const FLEET: &[Panel] = &[
     Panel::new(
         Kind::Series, 12, "signals that disagree", "Samples in a second of which Kubernetes and the traffic say different things: \
          `up / down` is a VIP whose clients fail though its endpoints are ready.", "ops",
-        &[("sum by (control_plane, traffic) (rate(cosmolet_verdict_samples_total{node=~\"$node\"}[1m]))", "{{control_plane}} / {{traffic}}")],
+        &[("sum by (control_plane, traffic) (rate(cosmolet_verdict_samples_total{node=~\"$node\"}[$__rate_interval]))", "{{control_plane}} / {{traffic}}")],
     ),
     Panel::new(
         Kind::Series, 12, "who attracts the traffic", "Bytes to clients and from them in a second, by node.", "Bps",
-        &[("sum by (node) (rate(cosmolet_vip_traffic_bytes_total{node=~\"$node\", namespace=~\"$namespace\", service=~\"$service\"}[1m]))", "{{node}}")],
+        &[("sum by (node) (rate(cosmolet_vip_traffic_bytes_total{node=~\"$node\", namespace=~\"$namespace\", service=~\"$service\"}[$__rate_interval]))", "{{node}}")],
     ),
 ];
 
@@ -201,7 +201,7 @@ const VIP_PANELS: &[Panel] = &[
         "The share of followed handshakes of the last minute that did not complete.",
         "percentunit",
         &[(
-            "sum(rate(cosmolet_vip_followed_total{vip=\"$vip\", outcome!=\"completed\"}[1m])) / sum(rate(cosmolet_vip_followed_total{vip=\"$vip\"}[1m]))",
+            "sum(rate(cosmolet_vip_followed_total{vip=\"$vip\", outcome!=\"completed\"}[$__rate_interval])) / sum(rate(cosmolet_vip_followed_total{vip=\"$vip\"}[$__rate_interval]))",
             "",
         )],
     ),
@@ -230,7 +230,7 @@ const VIP_PANELS: &[Panel] = &[
         "new connections by node",
         "SYN of clients in a second: who attracts them.",
         "cps",
-        &[("sum by (node) (rate(cosmolet_vip_syn_total{vip=\"$vip\"}[1m]))", "{{node}}")],
+        &[("sum by (node) (rate(cosmolet_vip_syn_total{vip=\"$vip\"}[$__rate_interval]))", "{{node}}")],
     ),
     Panel::new(
         Kind::Series,
@@ -239,7 +239,7 @@ const VIP_PANELS: &[Panel] = &[
         "Completed ones beside those that a backend or the host itself refused, and \
          those that nothing answered for 3 s.",
         "cps",
-        &[("sum by (outcome) (rate(cosmolet_vip_followed_total{vip=\"$vip\"}[1m]))", "{{outcome}}")],
+        &[("sum by (outcome) (rate(cosmolet_vip_followed_total{vip=\"$vip\"}[$__rate_interval]))", "{{outcome}}")],
     ),
     Panel::new(
         Kind::Series,
@@ -247,7 +247,7 @@ const VIP_PANELS: &[Panel] = &[
         "resets by who made them",
         "`host` is this host's own stack: nothing translates the VIP.",
         "cps",
-        &[("sum by (node, by) (rate(cosmolet_vip_resets_total{vip=\"$vip\"}[1m]))", "{{node}} {{by}}")],
+        &[("sum by (node, by) (rate(cosmolet_vip_resets_total{vip=\"$vip\"}[$__rate_interval]))", "{{node}} {{by}}")],
     ),
     Panel::new(
         Kind::Series,
@@ -257,11 +257,11 @@ const VIP_PANELS: &[Panel] = &[
         "s",
         &[
             (
-                "histogram_quantile(0.5, sum by (le) (rate(cosmolet_vip_handshake_seconds_bucket{vip=\"$vip\"}[1m])))",
+                "histogram_quantile(0.5, sum by (le) (rate(cosmolet_vip_handshake_seconds_bucket{vip=\"$vip\"}[$__rate_interval])))",
                 "p50",
             ),
             (
-                "histogram_quantile(0.99, sum by (le) (rate(cosmolet_vip_handshake_seconds_bucket{vip=\"$vip\"}[1m])))",
+                "histogram_quantile(0.99, sum by (le) (rate(cosmolet_vip_handshake_seconds_bucket{vip=\"$vip\"}[$__rate_interval])))",
                 "p99",
             ),
         ],
@@ -273,7 +273,7 @@ const VIP_PANELS: &[Panel] = &[
         "Bytes on the uplinks in a second, by direction.",
         "Bps",
         &[(
-            "sum by (node, direction) (rate(cosmolet_vip_traffic_bytes_total{vip=\"$vip\"}[1m]))",
+            "sum by (node, direction) (rate(cosmolet_vip_traffic_bytes_total{vip=\"$vip\"}[$__rate_interval]))",
             "{{node}} {{direction}}",
         )],
     ),
@@ -283,7 +283,10 @@ const VIP_PANELS: &[Panel] = &[
         "packets",
         "Packets on the uplinks in a second, GSO segments counted one by one.",
         "pps",
-        &[("sum by (node, direction) (rate(cosmolet_vip_packets_total{vip=\"$vip\"}[1m]))", "{{node}} {{direction}}")],
+        &[(
+            "sum by (node, direction) (rate(cosmolet_vip_packets_total{vip=\"$vip\"}[$__rate_interval]))",
+            "{{node}} {{direction}}",
+        )],
     ),
 ];
 
@@ -361,11 +364,11 @@ const NODE_PANELS: &[Panel] = &[
         "s",
         &[
             (
-                "histogram_quantile(0.5, sum by (le) (rate(cosmolet_reaction_seconds_bucket{node=~\"$node\"}[5m])))",
+                "histogram_quantile(0.5, sum by (le) (rate(cosmolet_reaction_seconds_bucket{node=~\"$node\"}[$__rate_interval])))",
                 "p50",
             ),
             (
-                "histogram_quantile(0.99, sum by (le) (rate(cosmolet_reaction_seconds_bucket{node=~\"$node\"}[5m])))",
+                "histogram_quantile(0.99, sum by (le) (rate(cosmolet_reaction_seconds_bucket{node=~\"$node\"}[$__rate_interval])))",
                 "p99",
             ),
         ],
@@ -377,7 +380,7 @@ const NODE_PANELS: &[Panel] = &[
         "How long one takes; nothing else waits for anything.",
         "s",
         &[(
-            "histogram_quantile(0.99, sum by (le, node) (rate(cosmolet_turn_seconds_bucket{node=~\"$node\"}[1m])))",
+            "histogram_quantile(0.99, sum by (le, node) (rate(cosmolet_turn_seconds_bucket{node=~\"$node\"}[$__rate_interval])))",
             "{{node}} p99",
         )],
     ),
@@ -414,7 +417,7 @@ const NODE_PANELS: &[Panel] = &[
         "the daemon's CPU",
         "Seconds of CPU in a second.",
         "percentunit",
-        &[("sum by (node) (rate(cosmolet_process_cpu_seconds_total{node=~\"$node\"}[1m]))", "{{node}}")],
+        &[("sum by (node) (rate(cosmolet_process_cpu_seconds_total{node=~\"$node\"}[$__rate_interval]))", "{{node}}")],
     ),
     Panel::new(
         Kind::Series,
@@ -431,7 +434,7 @@ const NODE_PANELS: &[Panel] = &[
         "One reading of all counters of the programs, once a second.",
         "s",
         &[(
-            "histogram_quantile(0.99, sum by (le, node) (rate(cosmolet_sampling_seconds_bucket{node=~\"$node\"}[1m])))",
+            "histogram_quantile(0.99, sum by (le, node) (rate(cosmolet_sampling_seconds_bucket{node=~\"$node\"}[$__rate_interval])))",
             "{{node}} p99",
         )],
     ),
