@@ -140,12 +140,13 @@ impl Vips {
             samples.push(TrafficSample { vip, port, span, counts, handshakes });
         };
         for (id, now) in read {
-            let Some(slot) = self.slots.get_mut(id as usize).filter(|slot| slot.last() != now) else {
+            let Some(slot) = self.slots.get_mut(id as usize) else { continue };
+            let last = slot.last();
+            if last == now {
                 continue;
-            };
-            let counts = counts(&now.since(&slot.last()));
+            }
             **slot.last.get_or_insert_default() = now;
-            tell(id, slot, counts, told.remove(&id));
+            tell(id, slot, counts(&now.since(&last)), told.remove(&id));
         }
         // A handshake that times out may be all that there is to tell of its port.
         for (id, handshakes) in told {
