@@ -9,6 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::generated::Options;
 use crate::shell;
 
 /// The group of FRR's sockets in the manifests, which everybody replaces: that of FRR's own container image.
@@ -46,14 +47,6 @@ const EMBEDDING_HEAD: &str = "\
 # http.listen (port 9470) and frr.socket_path (/var/run/frr) of the file must be those that stand here.
 ";
 
-/// What to do with the manifests.
-#[derive(Debug, clap::Args)]
-pub struct Options {
-    /// Only say whether they are current; fails when not.
-    #[arg(long)]
-    check: bool,
-}
-
 /// Writes `deploy/cosmolet.yaml` and `deploy/embedding.yaml`, or compares them.
 pub fn run(options: &Options) -> Result<()> {
     let rendered = documents(&render()?);
@@ -62,15 +55,7 @@ pub fn run(options: &Options) -> Result<()> {
     let plain = format!("{HEAD}---\n{}", rendered.join("---\n"));
     let embedding = format!("{EMBEDDING_HEAD}{}", with_placeholders(set)?);
     for (name, text) in [("cosmolet.yaml", plain), ("embedding.yaml", embedding)] {
-        let file = shell::root().join("deploy").join(name);
-        let current = fs::read_to_string(&file).is_ok_and(|old| old == text);
-        if options.check && !current {
-            bail!("deploy/{name} is not what the chart says now: `cargo xtask deploy` writes it anew");
-        }
-        if !current {
-            fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
-        }
-        println!("deploy: {name} {}", if current { "is current" } else { "written" });
+        options.keep(&format!("deploy/{name}"), &text, "deploy")?;
     }
     Ok(())
 }

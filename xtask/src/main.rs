@@ -11,6 +11,7 @@ mod deploy;
 mod dist;
 mod docs;
 mod fuzz;
+mod generated;
 mod image;
 mod lab;
 mod setup;
@@ -60,9 +61,9 @@ enum Command {
     /// Build the container image by buildah, without a registry, into target/image.
     Image(image::Options),
     /// Make the chart's Grafana dashboards from their table of panels.
-    Dashboards(dashboards::Options),
+    Dashboards(generated::Options),
     /// Make the plain manifests in deploy/ from the chart.
-    Deploy(deploy::Options),
+    Deploy(generated::Options),
     /// Run a fuzz target (or list them).
     Fuzz(fuzz::Options),
 }

@@ -1,46 +1,24 @@
 //! `cargo xtask dashboards`: Grafana's dashboards in `charts/cosmolet/dashboards/`, made from the table of panels.
 //!
-//! Owns the layout and Grafana's JSON. What a panel shows is [`panels`]'. A file is written only when it differs.
+//! Owns the layout and Grafana's JSON. What a panel shows is [`panels`]'.
 
 mod panels;
 
-use std::fs;
-
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::shell;
+use crate::generated::Options;
 use panels::{BOARDS, Board, Kind, Panel};
 
 /// The width of Grafana's grid.
 const GRID: u64 = 24;
 
-/// What to do with the dashboards.
-#[derive(Debug, clap::Args)]
-pub struct Options {
-    /// Only say whether they are current; fails when not.
-    #[arg(long)]
-    check: bool,
-}
-
 /// Writes the dashboards, or compares them.
 pub fn run(options: &Options) -> Result<()> {
-    let folder = shell::root().join("charts/cosmolet/dashboards");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    for board in &BOARDS {
-        let name = format!("{}.json", board.uid);
-        let text = format!("{:#}\n", document(board));
-        let file = folder.join(&name);
-        let current = fs::read_to_string(&file).is_ok_and(|old| old == text);
-        if options.check && !current {
-            bail!("dashboards/{name} is not what the table of panels says: `cargo xtask dashboards` writes it anew");
-        }
-        if !current {
-            fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
-        }
-        println!("dashboards: {name} {}", if current { "is current" } else { "written" });
-    }
-    Ok(())
+    BOARDS.iter().try_for_each(|board| {
+        let path = format!("charts/cosmolet/dashboards/{}.json", board.uid);
+        options.keep(&path, &format!("{:#}\n", document(board)), "dashboards")
+    })
 }
 
 fn document(board: &Board) -> Value {
