@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -89,6 +89,14 @@ pub fn file(path: &str) -> PathBuf {
 pub fn read(path: &str) -> Result<String> {
     let file = file(path);
     fs::read_to_string(&file).with_context(|| file.display().to_string())
+}
+
+/// Whether what xtask makes by this command is current: an error with its words where not.
+pub fn ensure_current(command: &str) -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo).current_dir(file("")).args(["xtask", command, "--check"]).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 /// The documents of a YAML text, without empty ones.

@@ -2,18 +2,12 @@
 
 #![allow(missing_docs, reason = "a suite")]
 
-use std::path::Path;
-
 use anyhow::{Context, Result, ensure};
 use cosmolet::config::keys::KEYS;
 use cosmolet::config::{Config, OnExit, Source};
+use cosmolet_tests::packaging::read;
 use serde::Deserialize;
 use serde_yaml_ng::Value;
-
-fn read(path: &str) -> Result<String> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
-    std::fs::read_to_string(&file).with_context(|| file.display().to_string())
-}
 
 fn parsed(text: &str) -> Result<Config> {
     Ok(Config::parse(text, |name| (name == "NODE_NAME").then(|| "node-1".to_owned()), "host")?)

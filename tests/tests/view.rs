@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use cosmolet_tests::client::{Client, Load};
 use cosmolet_tests::fabric::{Mode, NodeSpec, vip4};
 use cosmolet_tests::frr::Daemon;
 use cosmolet_tests::objects::State;
+use cosmolet_tests::packaging::{ensure_current, file, read};
 use cosmolet_tests::prometheus::{Prometheus, program};
 use cosmolet_tests::stage::{Options, Stage, targets};
 use cosmolet_tests::wait;
@@ -22,13 +23,13 @@ use serde_json::Value;
 const NODES: [&str; 2] = ["node1", "node2"];
 const LIMIT: Duration = Duration::from_secs(60);
 
-fn chart(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/cosmolet").join(path)
-}
+const RULES: &str = "charts/cosmolet/rules/cosmolet.yaml";
+const RULES_TEST: &str = "tests/rules/cosmolet_test.yaml";
+const RUNBOOKS: &str = "docs/runbooks";
 
 /// The chart's rules, with alerts that wait for a second only.
 fn impatient_rules() -> Result<String> {
-    let text = std::fs::read_to_string(chart("rules/cosmolet.yaml"))?;
+    let text = read(RULES)?;
     let hurry = |line: &str| {
         let indent = line.len() - line.trim_start().len();
         if line.trim_start().starts_with("for: ") { format!("{:indent$}for: 1s", "") } else { line.to_owned() }
@@ -87,7 +88,7 @@ impl World {
 #[test]
 fn every_panel_has_data_or_says_that_nothing_is_wrong() -> Result<()> {
     let mut world = World::raise()?;
-    // Something to tell: an endpoint goes and comes, and clients are refused for a moment.
+    // Something to tell: an endpoint goes and comes, and clients are served.
     world.stage.set_endpoint(1, State::NotReady)?;
     world.stage.wait_nodes(&NODES[..1], Instant::now(), LIMIT)?;
     world.stage.set_endpoint(1, State::Ready)?;
@@ -97,8 +98,7 @@ fn every_panel_has_data_or_says_that_nothing_is_wrong() -> Result<()> {
     documented(&world.stage.daemons[0].metrics()?)?;
     let mut panels = 0;
     for board in ["fleet", "vip", "node"] {
-        let text = std::fs::read_to_string(chart(&format!("dashboards/cosmolet-{board}.json")))?;
-        let board: Value = serde_json::from_str(&text)?;
+        let board: Value = serde_json::from_str(&read(&format!("charts/cosmolet/dashboards/cosmolet-{board}.json"))?)?;
         for variable in board["templating"]["list"].as_array().context("no variables")?.iter().skip(1) {
             values_of(&world, variable)?;
         }
@@ -115,8 +115,7 @@ fn every_panel_has_data_or_says_that_nothing_is_wrong() -> Result<()> {
 
 /// docs/metrics.md has every family that a daemon has, with its type, and no other. Some come from the Kubernetes source alone.
 fn documented(metrics: &str) -> Result<()> {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
-    let page = std::fs::read_to_string(page)?;
+    let page = read("docs/metrics.md")?;
     let everywhere = |name: &str| !name.starts_with("cluster_") && !name.starts_with("kubernetes_");
     let row = |line: &str| -> Option<(String, String)> {
         let mut cells = line.strip_prefix("| `cosmolet_")?.split('|');
@@ -219,33 +218,30 @@ fn alerts_fire_with_their_faults_and_clear_without() -> Result<()> {
 #[test]
 fn the_rules_do_what_their_own_tests_say() -> Result<()> {
     let promtool = |args: &[&str]| -> Result<()> {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("rules");
-        let output = Command::new(program("promtool")?).current_dir(directory).args(args).output()?;
+        let output = Command::new(program("promtool")?).current_dir(file("")).args(args).output()?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     };
-    promtool(&["check", "rules", "../../charts/cosmolet/rules/cosmolet.yaml"])?;
-    promtool(&["test", "rules", "cosmolet_test.yaml"])
+    promtool(&["check", "rules", RULES])?;
+    promtool(&["test", "rules", RULES_TEST])
 }
 
 /// Every alert has a runbook and a test of its own, and none of either is left over.
 #[test]
 fn quick_every_alert_has_its_runbook_and_its_test() -> Result<()> {
-    let rules = std::fs::read_to_string(chart("rules/cosmolet.yaml"))?;
+    let rules = read(RULES)?;
     let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     ensure!(alerts.len() > 10, "{alerts:?}");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let tests = std::fs::read_to_string(root.join("rules/cosmolet_test.yaml"))?;
+    let tests = read(RULES_TEST)?;
     for alert in &alerts {
-        let page = root.join(format!("../docs/runbooks/{alert}.md"));
-        let text = std::fs::read_to_string(&page).with_context(|| page.display().to_string())?;
+        let text = read(&format!("{RUNBOOKS}/{alert}.md"))?;
         for part in ["## What it means", "## Look", "## Mend"] {
             ensure!(text.contains(part), "{alert}.md lacks {part:?}");
         }
         ensure!(rules.contains(&format!("/{alert}.md")), "{alert} points to another runbook");
         ensure!(tests.contains(&format!("alertname: {alert}\n")), "{alert} has no test");
     }
-    for entry in std::fs::read_dir(root.join("../docs/runbooks"))? {
+    for entry in std::fs::read_dir(file(RUNBOOKS))? {
         let name = entry?.file_name();
         let stem = Path::new(&name).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
         ensure!(stem == "README" || alerts.contains(&stem.as_str()), "the runbook {stem} belongs to no alert");
@@ -255,9 +251,5 @@ fn quick_every_alert_has_its_runbook_and_its_test() -> Result<()> {
 
 #[test]
 fn quick_the_dashboards_are_those_of_the_table() -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let output = Command::new(cargo).current_dir(root).args(["xtask", "dashboards", "--check"]).output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
+    ensure_current("dashboards")
 }

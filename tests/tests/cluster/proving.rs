@@ -1,14 +1,13 @@
 //! A VIP that waits for its data plane: kube-proxy lags behind the endpoints, and no client is sent to a node that would
 //! refuse it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use cosmolet_tests::client::{Client, Load};
 use cosmolet_tests::cluster::story::REQUEST_LIMIT;
 use cosmolet_tests::cluster::{Guard, Workload, alone, prefix};
-use cosmolet_tests::wait;
 
 use super::rig::{BOTH, Case, LIMIT};
 
@@ -26,10 +25,6 @@ fn begin<'a>(cluster: &'a Guard, namespace: &str) -> Result<Case<'a>> {
     Ok(case)
 }
 
-fn targets(vips: &[IpAddr]) -> Vec<SocketAddr> {
-    vips.iter().map(|vip| SocketAddr::new(*vip, Workload::PORT)).collect()
-}
-
 #[test]
 fn no_client_is_refused_while_a_kube_proxy_lags() -> Result<()> {
     let cluster = alone()?;
@@ -41,7 +36,8 @@ fn no_client_is_refused_while_a_kube_proxy_lags() -> Result<()> {
         cluster.routes().wait_nodes(prefix(vip), since, LIMIT, &BOTH[..1])?;
         cluster.wait_row(BOTH[1], vip, LIMIT, |row| row["reason"] == "Proving")?;
     }
-    let load = Load { timeout: REQUEST_LIMIT, ..Load::new(targets(&vips)) };
+    let targets = vips.map(|vip| SocketAddr::new(vip, Workload::PORT)).to_vec();
+    let load = Load { timeout: REQUEST_LIMIT, ..Load::new(targets) };
     let client = Client::start(&cluster.fabric.client, load)?;
     std::thread::sleep(Duration::from_secs(2));
     drop(paused);
@@ -77,12 +73,9 @@ fn the_wait_has_an_end_unless_the_proof_is_required() -> Result<()> {
     case.nodes(strict, &BOTH[..1])?;
     drop(paused);
     case.nodes(strict, &BOTH)?;
-    wait::until_true("both proven", LIMIT, || {
-        let proven = |vip| {
-            Ok::<_, anyhow::Error>(cluster.row(BOTH[1], vip)?.unwrap_or_default()["services"][0]["proven"] == true)
-        };
-        Ok(proven(patient)? && proven(strict)?)
-    })?;
+    for vip in [patient, strict] {
+        cluster.wait_row(BOTH[1], vip, LIMIT, |row| row["services"][0]["proven"] == true)?;
+    }
     case.answered(patient, Workload::PORT, &BOTH)?;
     case.answered(strict, Workload::PORT, &BOTH)
 }

@@ -11,7 +11,7 @@ use cosmolet_tests::client::{Client, Load};
 use cosmolet_tests::fabric::{BACKEND_PORT, Mode, vip4, vip6};
 use cosmolet_tests::packet::flag;
 use cosmolet_tests::raw::Raw;
-use cosmolet_tests::stage::{Options, Stage, targets};
+use cosmolet_tests::stage::{Stage, targets};
 
 use crate::traffic::total;
 use crate::verdict::{enforcing, prefixes_of_the_client, proven, says};
@@ -24,6 +24,8 @@ struct World {
     stage: Stage,
     client: Client,
     raw: Raw,
+    /// The honest clients' addresses, in four prefixes of each family.
+    sources: Vec<IpAddr>,
 }
 
 #[test]
@@ -55,7 +57,7 @@ fn neither_one_broken_site_nor_a_few_failures_take_a_vip_out() -> Result<()> {
     let few = "numgen random mod 100 < 5";
     world.refuse(few, few)?;
     world.harmless("5 % of all connections are refused", || {
-        let load = Load { per_second: 200, sources: world.sources()?, ..Load::new(targets().to_vec()) };
+        let load = Load { per_second: 200, sources: world.sources.clone(), ..Load::new(targets().to_vec()) };
         let seen = Client::start(&world.stage.fabric.client, load)?.watch(TIME * 2);
         ensure!(seen.refused > 20 && seen.refused * 10 < seen.ok(), "{seen:?}");
         Ok(())
@@ -74,14 +76,14 @@ fn neither_one_broken_site_nor_a_few_failures_take_a_vip_out() -> Result<()> {
 
 impl World {
     fn raise() -> Result<Self> {
-        let stage = one_node(Mode::Dynamic, Options { level: "info", ..enforcing() })?;
+        let stage = one_node(Mode::Dynamic, enforcing())?;
         let sources = prefixes_of_the_client(&stage)?;
-        let load = Load { per_second: 20, sources, ..Load::new(targets().to_vec()) };
+        let load = Load { per_second: 20, sources: sources.clone(), ..Load::new(targets().to_vec()) };
         let client = Client::start(&stage.fabric.client, load)?;
         proven(&stage)?;
         says(&stage, "clear")?;
         let raw = Raw::open(&stage.fabric.client)?;
-        Ok(Self { stage, client, raw })
+        Ok(Self { stage, client, raw, sources })
     }
 
     /// Lets it happen: nothing moves, honest clients are served, and nothing is held against the VIPs in the end.
@@ -133,13 +135,11 @@ impl World {
     }
 
     fn scan(&self) -> Result<()> {
-        let sources = self.sources()?;
         self.paced(2000, |turn| {
             let port = (turn % 20_000) as u16 + 1;
             for target in targets() {
-                let mut of_family = sources.iter().filter(|source| source.is_ipv4() == target.is_ipv4());
-                let from = of_family.nth(turn as usize % 4).context("no source")?;
-                let from = SocketAddr::new(*from, 40_000 + (turn % 20_000) as u16);
+                let from = self.sources_of(target).nth(turn as usize % 4).context("no source")?;
+                let from = SocketAddr::new(from, 40_000 + (turn % 20_000) as u16);
                 self.raw.tcp(from, SocketAddr::new(target.ip(), port), turn, flag::SYN)?;
             }
             Ok(())
@@ -147,11 +147,10 @@ impl World {
     }
 
     fn resets(&self) -> Result<()> {
-        let sources = self.sources()?;
         self.paced(2000, |turn| {
             for target in targets() {
-                for from in sources.iter().filter(|source| source.is_ipv4() == target.is_ipv4()) {
-                    let from = SocketAddr::new(*from, 32_768 + (turn % 28_000) as u16);
+                for from in self.sources_of(target) {
+                    let from = SocketAddr::new(from, 32_768 + (turn % 28_000) as u16);
                     self.raw.tcp(from, target, turn.wrapping_mul(7919), flag::RST)?;
                 }
             }
@@ -162,14 +161,13 @@ impl World {
     /// ICMP "port unreachable" about packets of the VIPs, as if a router had made them.
     fn unreachable(&self) -> Result<()> {
         use cosmolet_tests::packet::{icmp, ip, protocol, tcp_packet};
-        let clients = self.sources()?;
         self.paced(2000, |turn| {
             for target in targets() {
-                let client = clients.iter().find(|source| source.is_ipv4() == target.is_ipv4()).context("no source")?;
-                let quoted = tcp_packet(target, SocketAddr::new(*client, 40_000), turn, 0, flag::SYN | flag::ACK);
+                let client = self.sources_of(target).next().context("no source")?;
+                let quoted = tcp_packet(target, SocketAddr::new(client, 40_000), turn, 0, flag::SYN | flag::ACK);
                 let (kind, code, number) =
                     if target.is_ipv4() { (3, 3, protocol::ICMP) } else { (1, 4, protocol::ICMPV6) };
-                let packet = ip(*client, target.ip(), number, &icmp(kind, code, &quoted));
+                let packet = ip(client, target.ip(), number, &icmp(kind, code, &quoted));
                 self.raw.send(&packet, target.ip())?;
             }
             Ok(())
@@ -208,10 +206,9 @@ impl World {
         Ok(())
     }
 
-    /// The honest clients' addresses.
-    fn sources(&self) -> Result<Vec<IpAddr>> {
-        let text = (1..=4).flat_map(|n| [format!("10.77.{n}.1"), format!("fd00:77:0:{n}00::1")]);
-        text.map(|text| text.parse().context("an address")).collect()
+    /// The honest clients' addresses of a target's family.
+    fn sources_of(&self, target: SocketAddr) -> impl Iterator<Item = IpAddr> {
+        self.sources.iter().copied().filter(move |source| source.is_ipv4() == target.is_ipv4())
     }
 
     /// The backend's host refuses new connections that a rule names.
