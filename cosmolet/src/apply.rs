@@ -144,7 +144,7 @@ impl Stages {
                 Step::Withdraw(_) => stages.withdraw.push(step),
                 Step::RemoveAddress(_) => stages.remove.push(step),
                 Step::AddAddress(..) => stages.add.push(step),
-                Step::Advertise(_) => stages.advertise.push(step),
+                Step::Advertise(..) => stages.advertise.push(step),
                 Step::TrackVip(..) | Step::UntrackVip(_) => stages.count.push(step),
             }
         }

@@ -247,6 +247,7 @@ mod tests {
             loopback: None,
             lease_until: None,
             network: None,
+            attributes: None,
             rib: None,
             last_error: None,
             ejection_refused: None,

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::engine::attributes::Attributes;
 use crate::engine::rules::VipRules;
 use crate::engine::service::VipKind;
 use crate::engine::traffic::{TrafficMode, TrafficRules};
@@ -102,6 +103,10 @@ pub struct Bgp {
     pub mode: Option<Mode>,
     /// `bgp.on_exit`
     pub on_exit: OnExit,
+    /// `bgp.attributes.*`: what VIPs are advertised with where their Service says nothing.
+    pub attributes: Attributes,
+    /// `bgp.attributes.from_services`
+    pub attributes_from_services: bool,
 }
 
 /// What becomes of the VIPs when the daemon ends by a signal.

@@ -194,7 +194,7 @@ impl Task {
         let result = match &step {
             Step::TrackVip(vip, ports) => self.programs.track(*vip, ports),
             Step::UntrackVip(vip) => self.programs.untrack(*vip),
-            Step::AddAddress(..) | Step::Advertise(_) | Step::Withdraw(_) | Step::RemoveAddress(_) => Ok(()),
+            Step::AddAddress(..) | Step::Advertise(..) | Step::Withdraw(_) | Step::RemoveAddress(_) => Ok(()),
         };
         let outcome = match result {
             Ok(()) => Outcome::Done,

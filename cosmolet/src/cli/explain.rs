@@ -8,6 +8,7 @@ use super::table::{age, aligned, printable};
 use super::{client, print};
 use crate::args::Output;
 use crate::http::explain::{ClaimRow, EvidenceRow, Explain, ExplainedPort, VerdictRow};
+use crate::http::status::AttributesRow;
 
 /// Asks a daemon about one VIP and prints its answer.
 ///
@@ -31,6 +32,7 @@ pub fn text(explain: &Explain) -> String {
     if let Some(explanation) = &explain.status.explanation {
         lines.push(format!("  {explanation}"));
     }
+    lines.extend(explain.status.attributes.as_ref().map(|row| attributes(row, explain.status.mode.as_deref())));
     if let Some(error) = &explain.status.last_error {
         lines.push(format!("  last error: {error}"));
     }
@@ -54,6 +56,17 @@ fn headline(explain: &Explain) -> String {
     let row = &explain.status;
     let reason = row.reason.as_ref().map_or_else(String::new, |reason| format!(", {reason}"));
     format!("{} on {}: {}{reason}, for {}", row.vip, explain.node, row.state, age(row.since_seconds))
+}
+
+fn attributes(row: &AttributesRow, mode: Option<&str>) -> String {
+    let state = match (row.set, mode) {
+        (true, _) => format!("route-map {}", row.route_map),
+        (false, Some("connected")) => {
+            "NOT set: in Connected mode only a route-map on FRR's `redistribute connected` can".to_owned()
+        }
+        (false, _) => "not set yet".to_owned(),
+    };
+    format!("  attributes: {} ({state})", row.wanted)
 }
 
 fn input(row: &crate::http::explain::InputRow) -> [String; 4] {

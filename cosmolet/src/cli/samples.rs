@@ -97,6 +97,7 @@ fn row(vip: &str, state: &str, service: &str, health: &str) -> VipRow {
         loopback: None,
         lease_left_seconds: None,
         network: None,
+        attributes: None,
         rib: None,
         last_error: None,
         ejection_refused: None,

@@ -37,7 +37,7 @@ pub fn troubles(status: &Status) -> Vec<String> {
     if status.traffic.node_suspect {
         troubles.push("traffic: the handshakes of most VIPs fail: look at this node, not at one Service".to_owned());
     }
-    for kind in [unfinished, invisible, failing, held_back, suspected] {
+    for kind in [unfinished, invisible, failing, without_attributes, held_back, suspected] {
         troubles.extend(capped(status.vips.iter().filter_map(|vip| kind(vip, status)), "VIPs"));
     }
     troubles
@@ -121,6 +121,19 @@ fn invisible(vip: &VipRow, status: &Status) -> Option<String> {
     } else {
         None
     }
+}
+
+/// It has attributes that this mode cannot set.
+fn without_attributes(vip: &VipRow, _: &Status) -> Option<String> {
+    let attributes = vip.attributes.as_ref().filter(|attributes| !attributes.set)?;
+    let connected = vip.state == "advertised" && vip.mode.as_deref() == Some("connected");
+    connected.then(|| {
+        format!(
+            "VIP {}: advertised without its attributes ({}): in Connected mode only a route-map on FRR's `redistribute \
+             connected` can set any",
+            vip.vip, attributes.wanted
+        )
+    })
 }
 
 /// The last step failed, whatever it was for.

@@ -4,6 +4,7 @@
 //! --keys` prints it and docs/configuration.md holds it. A new key is a line here and a field of `raw`: tests tell which
 //! of them is missing.
 
+use crate::engine::attributes;
 use Type::{Decimal, Flag, Flags, List, Number, OneOf, Text};
 
 /// A key of the configuration.
@@ -100,6 +101,18 @@ pub const KEYS: &[Key] = &[
         "`auto` finds it for each family: Connected where FRR has `redistribute connected`", ""),
     key("bgp.on_exit", OneOf(&["keep", "withdraw"]), "keep",
         "at SIGTERM: `keep` leaves the VIPs (a rolling upgrade moves no route), `withdraw` takes them along", ""),
+    key("bgp.attributes.from_services", Flag, "true",
+        "whether [annotations of Services](frr.md#attributes) may set the attributes of their VIPs", ""),
+    key("bgp.attributes.communities", List, "[]", "standard communities of every VIP (RFC 1997)", attributes::COMMUNITIES_RULE),
+    key("bgp.attributes.large_communities", List, "[]", "large communities of every VIP (RFC 8092)", attributes::LARGE_RULE),
+    key("bgp.attributes.extended_communities", List, "[]", "extended communities of every VIP (RFC 4360)",
+        attributes::EXTENDED_RULE),
+    key("bgp.attributes.med", Number, "null", "multi-exit discriminator", attributes::NUMBER_RULE),
+    key("bgp.attributes.prepend", Number, "0", "how often the own AS number is prepended", attributes::PREPEND_RULE),
+    key("bgp.attributes.local_preference", Number, "null", "local preference; only iBGP peers see it", attributes::NUMBER_RULE),
+    key("bgp.attributes.origin", OneOf(&["igp", "egp", "incomplete"]), "igp", "origin", ""),
+    key("bgp.attributes.weight", OneOf(&["none", "endpoints"]), "none",
+        "`endpoints`: link bandwidth by the number of usable endpoints on the node, for Services with a traffic policy of `Local`", ""),
     key("frr.socket_path", Text, "/var/run/frr", "the directory of FRR's vty sockets",
         "must be the absolute path of FRR's vty directory"),
     key("traffic.mode", OneOf(&["off", "observe", "enforce"]), "observe",

@@ -7,8 +7,12 @@ use ipnet::IpNet;
 use serde_yaml_ng::{Mapping, Value};
 
 use super::keys::{KEYS, rule_of};
-use super::raw::{CordonName, FormatName, LevelName, ModeName, OnExitName, Raw, SourceName, TrafficModeName, TypeName};
+use super::raw::{
+    CordonName, FormatName, LevelName, ModeName, OnExitName, OriginName, Raw, RawAttributes, SourceName,
+    TrafficModeName, TypeName, WeightName,
+};
 use super::{Bgp, Config, Logging, Loopback, OnExit, Probe, Services, Source, Traffic};
+use crate::engine::attributes::{self, Attributes, Origin};
 use crate::engine::rules::VipRules;
 use crate::engine::service::VipKind;
 use crate::engine::traffic::TrafficMode;
@@ -143,7 +147,7 @@ pub(super) fn validate(raw: Raw, node_variable: Option<String>, hostname: &str) 
         kubernetes: super::kubernetes::validate(&raw.kubernetes, &services.source, http_listen)?,
         services,
         loopback: loopback(&raw)?,
-        bgp: bgp(&raw),
+        bgp: bgp(&raw)?,
         frr_sockets: sockets(&raw.frr.socket_path)?,
         traffic: traffic(&raw)?,
         http_listen,
@@ -248,8 +252,8 @@ fn loopback(raw: &Raw) -> Result<Loopback, ConfigError> {
     Ok(Loopback { interface: interface("loopback.interface", &raw.loopback.interface)?, lease })
 }
 
-const fn bgp(raw: &Raw) -> Bgp {
-    Bgp {
+fn bgp(raw: &Raw) -> Result<Bgp, ConfigError> {
+    Ok(Bgp {
         enabled: raw.bgp.enabled,
         asn: if raw.bgp.asn == 0 { None } else { Some(raw.bgp.asn) },
         mode: match raw.bgp.mode {
@@ -261,7 +265,35 @@ const fn bgp(raw: &Raw) -> Bgp {
             OnExitName::Keep => OnExit::Keep,
             OnExitName::Withdraw => OnExit::Withdraw,
         },
-    }
+        attributes: attributes(&raw.bgp.attributes)?,
+        attributes_from_services: raw.bgp.attributes.from_services,
+    })
+}
+
+fn attributes(raw: &RawAttributes) -> Result<Attributes, ConfigError> {
+    let (communities, large, extended) = (&raw.communities, &raw.large_communities, &raw.extended_communities);
+    let listed = |key: &str, texts: &[String]| broken(&format!("bgp.attributes.{key}"), texts.join(", "));
+    Ok(Attributes {
+        communities: attributes::communities(communities.iter().map(String::as_str))
+            .map_err(|_rule| listed("communities", communities))?,
+        large_communities: attributes::large_communities(large.iter().map(String::as_str))
+            .map_err(|_rule| listed("large_communities", large))?,
+        extended_communities: attributes::extended_communities(extended.iter().map(String::as_str))
+            .map_err(|_rule| listed("extended_communities", extended))?,
+        med: raw.med,
+        prepend: match raw.prepend {
+            count @ 0..=attributes::MAX_PREPEND => count,
+            other => return Err(broken("bgp.attributes.prepend", other)),
+        },
+        local_preference: raw.local_preference,
+        origin: match raw.origin {
+            // What a `network` has anyway.
+            OriginName::Igp => None,
+            OriginName::Egp => Some(Origin::Egp),
+            OriginName::Incomplete => Some(Origin::Incomplete),
+        },
+        by_endpoints: matches!(raw.weight, WeightName::Endpoints),
+    })
 }
 
 fn sockets(path: &str) -> Result<PathBuf, ConfigError> {

@@ -72,6 +72,36 @@ pub(super) struct RawBgp {
     pub(super) asn: u32,
     pub(super) mode: ModeName,
     pub(super) on_exit: OnExitName,
+    pub(super) attributes: RawAttributes,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAttributes {
+    pub(super) from_services: bool,
+    pub(super) communities: Vec<String>,
+    pub(super) large_communities: Vec<String>,
+    pub(super) extended_communities: Vec<String>,
+    pub(super) med: Option<u32>,
+    pub(super) prepend: u8,
+    pub(super) local_preference: Option<u32>,
+    pub(super) origin: OriginName,
+    pub(super) weight: WeightName,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OriginName {
+    Igp,
+    Egp,
+    Incomplete,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum WeightName {
+    None,
+    Endpoints,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -1,5 +1,6 @@
 use super::keys::{KEYS, Type};
 use super::*;
+use crate::engine::attributes::Attributes;
 
 fn parsed(text: &str) -> Result<Config, ConfigError> {
     Config::parse(text, |_| None, "node-1")
@@ -16,7 +17,17 @@ fn an_empty_file_gives_the_defaults() {
     assert_eq!(config.services.source, Source::Kubernetes);
     assert_eq!(config.services.types, [VipKind::LoadBalancer]);
     assert_eq!(config.loopback, Loopback { interface: "lo".into(), lease: Some(Duration::from_secs(120)) });
-    assert_eq!(config.bgp, Bgp { enabled: true, asn: None, mode: None, on_exit: OnExit::Keep });
+    assert_eq!(
+        config.bgp,
+        Bgp {
+            enabled: true,
+            asn: None,
+            mode: None,
+            on_exit: OnExit::Keep,
+            attributes: Attributes::default(),
+            attributes_from_services: true
+        }
+    );
     assert_eq!(config.frr_sockets, Path::new("/var/run/frr"));
     let sources = ["198.18.94.0/24", "2001:2:0:c05e::/64"].map(|text| text.parse().unwrap()).to_vec();
     let probe = Probe { sources, rate: 1000, round: Some(Duration::from_secs(60)) };

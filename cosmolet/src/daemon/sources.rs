@@ -26,6 +26,8 @@ pub(super) fn selection(config: &Config) -> Result<Selection> {
     selection.load_balancer_classes = services.load_balancer_classes.iter().cloned().collect();
     selection.drain_taints = services.drain_taints.iter().cloned().collect();
     selection.cordon_withdraws = services.cordon_withdraws;
+    selection.attributes = config.bgp.attributes.clone();
+    selection.attributes_from_services = config.bgp.attributes_from_services;
     Ok(selection)
 }
 

@@ -127,7 +127,7 @@ impl Control {
         let observed = self.engine.observed();
         let address = observed.kernel.iter().flat_map(|kernel| kernel.loopback.values()).any(|held| ours(held.owner));
         let network = match &observed.bgp {
-            BgpState::Up(view) => view.networks.values().any(|owner| ours(*owner)),
+            BgpState::Up(view) => view.networks.values().any(|network| ours(network.owner())),
             BgpState::Disabled | BgpState::Down(_) => false,
         };
         !address && !network

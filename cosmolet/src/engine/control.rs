@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::attributes::Route;
 use super::engine::{Engine, Timer, Transition};
 use super::event::SourceState;
 use super::intent::{Decision, WithdrawReason};
@@ -106,10 +107,12 @@ impl Engine {
         for claim in &view.vips {
             let pods = &self.pods;
             let healthy = |pod: &PodKey| pods.get(pod).is_none_or(|record| record.healthy(now));
-            let control = view.control_plane(*claim, healthy);
+            let control = view.control_plane(*claim, &healthy);
             let (service, kind, ports) = (view.key.clone(), claim.kind, view.ports.clone());
             let (traffic, prove, proof) = (TrafficHealth::default(), view.prove, Proof::default());
             let policy = view.policy;
+            let endpoints = || view.usable_local(*claim, healthy);
+            let route = view.profile.clone().map(|profile| Box::new(Route::new(Some(profile), endpoints())));
             let claimed = Claim {
                 service,
                 kind,
@@ -119,6 +122,7 @@ impl Engine {
                 prove,
                 proof,
                 policy,
+                route,
                 traffic,
                 told: Verdict::default(),
             };
@@ -180,7 +184,7 @@ impl Engine {
             found.extend(kernel.loopback.iter().filter(|(_, held)| ours(held.owner)).map(|(vip, _)| *vip));
         }
         if let BgpState::Up(view) = &self.observed.bgp {
-            found.extend(view.networks.iter().filter(|(_, owner)| ours(**owner)).map(|(vip, _)| *vip));
+            found.extend(view.networks.iter().filter(|(_, network)| ours(network.owner())).map(|(vip, _)| *vip));
         }
         for vip in found {
             self.vips.entry(vip).or_default();
@@ -279,7 +283,7 @@ impl Engine {
     /// Peers may hear of the VIP from this node, by our doing.
     fn is_told(&self, vip: Vip) -> bool {
         match &self.observed.bgp {
-            BgpState::Up(view) if view.networks.get(&vip) == Some(&Owner::Ours) => true,
+            BgpState::Up(view) if view.network_owner(vip) == Some(Owner::Ours) => true,
             // Without its `network` an address that lingers tells nobody.
             BgpState::Up(view) if *view.modes.get(vip.family()) == Mode::Dynamic => false,
             BgpState::Up(_) | BgpState::Down(_) | BgpState::Disabled => self.is_up(vip),
@@ -290,7 +294,7 @@ impl Engine {
     pub(super) fn forget_if_idle(&mut self, vip: Vip) {
         let unclaimed = self.vips.get(&vip).is_some_and(|entry| entry.claims.is_empty() && entry.decision.is_some());
         let networked =
-            matches!(&self.observed.bgp, BgpState::Up(view) if view.networks.get(&vip) == Some(&Owner::Ours));
+            matches!(&self.observed.bgp, BgpState::Up(view) if view.network_owner(vip) == Some(Owner::Ours));
         if unclaimed && !networked && !self.is_up(vip) && !self.observed.tracked.contains_key(&vip) {
             self.vips.remove(&vip);
             self.observed.rib.remove(&vip);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::intent::Decision;
-use super::observed::{BgpState, LoopbackAddress, Observed, Owner, ProgramsState};
+use super::observed::{BgpState, LoopbackAddress, Network, Observed, Owner, ProgramsState};
 use super::plan::Step;
 use super::types::{Mode, Timestamp, Vip};
 use super::vip::VipEntry;
@@ -73,7 +73,7 @@ fn address(vip: Vip, context: &DiffContext<'_>) -> Option<LoopbackAddress> {
     context.observed.kernel.as_ref().and_then(|kernel| kernel.loopback.get(&vip).copied())
 }
 
-fn network(vip: Vip, context: &DiffContext<'_>) -> Option<Owner> {
+fn network(vip: Vip, context: &DiffContext<'_>) -> Option<Network> {
     match &context.observed.bgp {
         BgpState::Up(view) => view.networks.get(&vip).copied(),
         BgpState::Disabled | BgpState::Down(_) => None,
@@ -113,14 +113,21 @@ fn up(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &mut Di
         (Some(_), Some(_)) => renew(vip, entry, context, difference),
     }
     match (mode, network(vip, context)) {
-        (Some(Mode::Dynamic), None) => difference.steps.push(Step::Advertise(vip)),
-        (Some(Mode::Connected), Some(Owner::Ours)) => difference.steps.push(Step::Withdraw(vip)),
+        (Some(Mode::Dynamic), Some(Network::Foreign)) => {}
+        (Some(Mode::Dynamic), held) => {
+            let route = entry.route();
+            // Another route-map replaces the one it has without a gap.
+            if held != Some(Network::Ours(Some(route.map))) {
+                difference.steps.push(Step::Advertise(vip, route));
+            }
+        }
+        (Some(Mode::Connected), Some(Network::Ours(_))) => difference.steps.push(Step::Withdraw(vip)),
         (Some(_) | None, _) => {}
     }
 }
 
 fn down(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &mut Difference) {
-    if network(vip, context) == Some(Owner::Ours) {
+    if matches!(network(vip, context), Some(Network::Ours(_))) {
         // The address goes only when FRR has confirmed this.
         difference.steps.push(Step::Withdraw(vip));
         return;

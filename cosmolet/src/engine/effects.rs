@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::control::differing;
 use super::engine::Engine;
-use super::observed::{BgpState, KernelEvent, KernelState, LoopbackAddress, Owner, ProgramsState};
+use super::observed::{BgpState, KernelEvent, KernelState, LoopbackAddress, Network, Owner, ProgramsState};
 use super::plan::{Applied, Outcome, Step};
 use super::types::{Timestamp, Vip};
 
@@ -103,7 +103,7 @@ impl Engine {
                     self.decide_all(now);
                 } else {
                     for vip in differing(&old.networks, &new.networks) {
-                        if self.synced && new.networks.get(&vip) == Some(&Owner::Ours) {
+                        if self.synced && new.network_owner(vip) == Some(Owner::Ours) {
                             self.vips.entry(vip).or_default();
                         }
                         self.decide(vip, now);
@@ -181,8 +181,8 @@ impl Engine {
                 }
             }
             // Answered by an FRR that has been restarted since: it proves nothing of the new one.
-            Step::Advertise(_) | Step::Withdraw(_) if stale => {}
-            Step::Advertise(vip) => self.network(vip, Some(Owner::Ours), None),
+            Step::Advertise(..) | Step::Withdraw(_) if stale => {}
+            Step::Advertise(vip, route) => self.network(vip, Some(Network::Ours(Some(route.map))), None),
             Step::Withdraw(vip) => self.network(vip, None, Some(now)),
             Step::TrackVip(vip, ports) => {
                 self.observed.tracked.insert(vip, ports);
@@ -193,10 +193,10 @@ impl Engine {
         }
     }
 
-    fn network(&mut self, vip: Vip, owner: Option<Owner>, withdrawn_at: Option<Timestamp>) {
+    fn network(&mut self, vip: Vip, network: Option<Network>, withdrawn_at: Option<Timestamp>) {
         if let BgpState::Up(view) = &mut self.observed.bgp {
-            match owner {
-                Some(owner) => view.networks.insert(vip, owner),
+            match network {
+                Some(network) => view.networks.insert(vip, network),
                 None => view.networks.remove(&vip),
             };
         }

@@ -9,6 +9,7 @@
     reason = "the engine is deterministic: same events, same plans"
 )]
 
+pub mod attributes;
 mod control;
 mod diff;
 mod effects;

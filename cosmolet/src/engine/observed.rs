@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::attributes::MapName;
 use super::types::{Mode, PerFamily, Port, Vip};
 
 /// What netlink tells.
@@ -46,6 +47,37 @@ pub enum Owner {
     Ours,
     /// Anybody else: never touched.
     Foreign,
+}
+
+/// A `network` statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Network {
+    /// Ours, with this route-map; `None` where that is missing in FRR, or none that this version makes.
+    Ours(Option<MapName>),
+    /// Anybody else's: never touched.
+    Foreign,
+}
+
+impl Network {
+    /// Ours, and sets nothing.
+    pub const PLAIN: Self = Self::Ours(Some(MapName::PLAIN));
+
+    /// Whose it is.
+    #[must_use]
+    pub const fn owner(self) -> Owner {
+        match self {
+            Self::Ours(_) => Owner::Ours,
+            Self::Foreign => Owner::Foreign,
+        }
+    }
+}
+
+impl BgpView {
+    /// Whose the `network` statement of a VIP is, if there is one.
+    #[must_use]
+    pub fn network_owner(&self, vip: Vip) -> Option<Owner> {
+        self.networks.get(&vip).map(|network| network.owner())
+    }
 }
 
 /// FRR's bgpd, as its vty socket tells.
@@ -133,7 +165,7 @@ pub struct BgpView {
     /// Connected or Dynamic, by family; an override from `bgp.mode` is already in it.
     pub modes: PerFamily<Mode>,
     /// The host prefixes among its `network` statements in the unicast families of the default VRF.
-    pub networks: BTreeMap<Vip, Owner>,
+    pub networks: BTreeMap<Vip, Network>,
     /// Its peers.
     pub peers: Vec<PeerView>,
 }

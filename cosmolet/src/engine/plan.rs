@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::attributes::Route;
 use super::types::{Port, Vip};
 
 /// One effect.
@@ -13,8 +14,8 @@ pub enum Step {
     TrackVip(Vip, Vec<Port>),
     /// Puts the VIP on the loopback, or renews its lease. `None` is a lease without end.
     AddAddress(Vip, Option<Duration>),
-    /// Adds our `network` statement.
-    Advertise(Vip),
+    /// Adds our `network` statement, or gives it another route-map.
+    Advertise(Vip, Route),
     /// Removes our `network` statement.
     Withdraw(Vip),
     /// Removes the VIP from the loopback.
@@ -24,16 +25,35 @@ pub enum Step {
 }
 
 impl Step {
+    /// Our `network` statement without attributes.
+    #[must_use]
+    pub fn advertise(vip: Vip) -> Self {
+        Self::Advertise(vip, Route::default())
+    }
+
     /// The VIP that the step is about.
     #[must_use]
     pub const fn vip(&self) -> Vip {
         match self {
             Self::TrackVip(vip, _)
             | Self::AddAddress(vip, _)
-            | Self::Advertise(vip)
+            | Self::Advertise(vip, _)
             | Self::Withdraw(vip)
             | Self::RemoveAddress(vip)
             | Self::UntrackVip(vip) => *vip,
+        }
+    }
+
+    /// How it advertises, if it does.
+    #[must_use]
+    pub const fn route(&self) -> Option<&Route> {
+        match self {
+            Self::Advertise(_, route) => Some(route),
+            Self::TrackVip(..)
+            | Self::AddAddress(..)
+            | Self::Withdraw(_)
+            | Self::RemoveAddress(_)
+            | Self::UntrackVip(_) => None,
         }
     }
 
@@ -42,7 +62,7 @@ impl Step {
             Self::Withdraw(_) => 0,
             Self::RemoveAddress(_) => 1,
             Self::AddAddress(..) => 2,
-            Self::Advertise(_) => 3,
+            Self::Advertise(..) => 3,
             Self::UntrackVip(_) => 4,
             Self::TrackVip(..) => 5,
         }
@@ -54,7 +74,7 @@ impl Step {
         match self {
             Self::TrackVip(..) => "track_vip",
             Self::AddAddress(..) => "add_address",
-            Self::Advertise(_) => "advertise",
+            Self::Advertise(..) => "advertise",
             Self::Withdraw(_) => "withdraw",
             Self::RemoveAddress(_) => "remove_address",
             Self::UntrackVip(_) => "untrack_vip",

@@ -63,6 +63,7 @@ impl Story {
             terminating: Terminating::Serving,
             prove,
             policy: TrafficPolicy::default(),
+            profile: None,
             endpoints: PerFamily {
                 v4: Endpoints { local: (0..ready).map(pod).collect(), ..Endpoints::default() },
                 v6: Endpoints::default(),

@@ -1,14 +1,16 @@
 //! The engine against a small world, over random events: what must hold whatever happens.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::attributes::{Attributes, Profile};
 use super::event::{Event, Handshakes, ProbeOutcome, ProbeReport, SourceState, TrafficCounts, TrafficSample};
 use super::intent::Decision;
 use super::observed::{
-    BgpFault, BgpState, BgpView, KernelEvent, KernelState, LoopbackAddress, Owner, ProberState, ProgramsState,
+    BgpFault, BgpState, BgpView, KernelEvent, KernelState, LoopbackAddress, Network, Owner, ProberState, ProgramsState,
 };
 use super::plan::{Applied, Outcome, Plan, Step};
 use super::service::{
@@ -37,7 +39,7 @@ fn port() -> Port {
 #[derive(Clone, Debug, Default)]
 struct World {
     loopback: BTreeMap<Vip, Owner>,
-    networks: BTreeMap<Vip, Owner>,
+    networks: BTreeMap<Vip, Network>,
     modes: PerFamily<Option<Mode>>,
     generation: u64,
     bgp_up: bool,
@@ -101,14 +103,19 @@ impl World {
             Step::RemoveAddress(_) => {
                 assert_ne!(self.loopback.get(&vip), Some(&Owner::Foreign), "{vip} is somebody else's");
                 if self.bgp_up {
-                    assert_ne!(self.networks.get(&vip), Some(&Owner::Ours), "{vip} removed before it was withdrawn");
+                    assert!(
+                        !matches!(self.networks.get(&vip), Some(Network::Ours(_))),
+                        "{vip} removed before it was withdrawn"
+                    );
                 }
             }
-            Step::Advertise(_) => {
+            Step::Advertise(..) => {
                 assert!(!forbidden(vip), "{vip} is never allowed");
-                assert_ne!(self.networks.get(&vip), Some(&Owner::Foreign), "{vip} is somebody else's network");
+                assert_ne!(self.networks.get(&vip), Some(&Network::Foreign), "{vip} is somebody else's network");
             }
-            Step::Withdraw(_) => assert_ne!(self.networks.get(&vip), Some(&Owner::Foreign), "{vip} is not our network"),
+            Step::Withdraw(_) => {
+                assert_ne!(self.networks.get(&vip), Some(&Network::Foreign), "{vip} is not our network")
+            }
             Step::TrackVip(_, ports) => assert!(!ports.is_empty()),
             Step::UntrackVip(_) => {}
         }
@@ -119,9 +126,9 @@ impl World {
         match step {
             Step::AddAddress(..) => drop(self.loopback.insert(vip, Owner::Ours)),
             Step::RemoveAddress(_) => drop(self.loopback.remove(&vip)),
-            Step::Advertise(_) => {
+            Step::Advertise(_, route) => {
                 assert!(self.loopback.contains_key(&vip), "{vip} advertised before its address");
-                self.networks.insert(vip, Owner::Ours);
+                self.networks.insert(vip, Network::Ours(Some(route.map)));
             }
             Step::Withdraw(_) => drop(self.networks.remove(&vip)),
             Step::TrackVip(..) | Step::UntrackVip(_) => {}
@@ -134,6 +141,7 @@ enum Act {
     Event(Event),
     Foreign(u8, bool),
     ForeignNetwork(u8, bool),
+    MapGone(u8),
     Restart,
     Silence(bool),
     ModeOf(bool, bool),
@@ -148,6 +156,16 @@ enum How {
     Fail,
     /// It gives way after so many steps, if it may.
     Cut(usize),
+}
+
+/// None, a MED, or a MED and a weight.
+fn profile(kind: u8) -> Option<Arc<Profile>> {
+    let attributes = match kind % 3 {
+        0 => Attributes::default(),
+        1 => Attributes { med: Some(kind.into()), ..Attributes::default() },
+        _ => Attributes { med: Some(1), by_endpoints: true, ..Attributes::default() },
+    };
+    Profile::new(attributes, |text| text.len() as u64 + u64::from(kind))
 }
 
 fn service() -> impl Strategy<Value = Event> {
@@ -168,6 +186,7 @@ fn service() -> impl Strategy<Value = Event> {
                 terminating: Terminating::Serving,
                 prove: super::proof::Prove::Wait,
                 policy: TrafficPolicy { evidence, ..TrafficPolicy::default() },
+                profile: profile(ports),
                 endpoints: PerFamily { v4: endpoints.clone(), v6: endpoints },
             }))
         },
@@ -239,6 +258,7 @@ fn act() -> impl Strategy<Value = Act> {
         ))),
         1 => (0..5_u8, any::<bool>()).prop_map(|(n, there)| Act::Foreign(n, there)),
         1 => (0..5_u8, any::<bool>()).prop_map(|(n, there)| Act::ForeignNetwork(n, there)),
+        1 => (0..5_u8).prop_map(Act::MapGone),
         1 => Just(Act::Restart),
         1 => any::<bool>().prop_map(Act::Silence),
         1 => any::<(bool, bool)>().prop_map(|(v4, dynamic)| Act::ModeOf(v4, dynamic)),
@@ -293,14 +313,20 @@ impl Run {
             Act::Foreign(n, there) => self.foreign(vip(n), there),
             Act::ForeignNetwork(n, there) => {
                 if there {
-                    self.world.networks.insert(vip(n), Owner::Foreign);
+                    self.world.networks.insert(vip(n), Network::Foreign);
                 } else {
                     self.world.networks.remove(&vip(n));
                 }
                 self.tell_all();
             }
+            Act::MapGone(n) => {
+                if let Some(network @ Network::Ours(_)) = self.world.networks.get_mut(&vip(n)) {
+                    *network = Network::Ours(None);
+                }
+                self.tell_all();
+            }
             Act::Restart => {
-                self.world.networks.retain(|_, owner| *owner == Owner::Foreign);
+                self.world.networks.retain(|_, network| *network == Network::Foreign);
                 self.world.generation += 1;
                 self.tell_all();
             }
@@ -384,9 +410,15 @@ proptest! {
                 Decision::Withdraw(_) => prop_assert_ne!(held, Some(&Owner::Ours), "{} is still there", vip),
             }
         }
-        for (vip, owner) in run.world.loopback.iter().chain(&run.world.networks) {
+        let networks = run.world.networks.iter().map(|(vip, network)| (vip, network.owner()));
+        for (vip, owner) in run.world.loopback.iter().map(|(vip, owner)| (vip, *owner)).chain(networks) {
             let wanted = intent.get(vip) == Some(&Decision::Advertise);
-            prop_assert!(*owner == Owner::Foreign || wanted, "{} is there and nobody wants it", vip);
+            prop_assert!(owner == Owner::Foreign || wanted, "{} is there and nobody wants it", vip);
+        }
+        for (vip, network) in &run.world.networks {
+            let route = run.engine.vips.get(vip).map(super::vip::VipEntry::route).unwrap_or_default();
+            let wanted = Network::Ours(Some(route.map));
+            prop_assert!([Network::Foreign, wanted].contains(network), "{} has {:?}, not {:?}", vip, network, wanted);
         }
     }
 
@@ -395,10 +427,10 @@ proptest! {
     fn nothing_moves_before_the_sources_have_synced(acts in prop::collection::vec(act(), 1..60), held in 0..4_u8) {
         let mut run = Run::new(TrafficMode::Enforce);
         run.world.loopback.insert(vip(held), Owner::Ours);
-        run.world.networks.insert(vip(held), Owner::Ours);
+        run.world.networks.insert(vip(held), Network::PLAIN);
         run.tell_all();
         for act in acts {
-            if matches!(act, Act::Event(Event::Source(_)) | Act::Restart | Act::Foreign(..) | Act::ForeignNetwork(..)) {
+            if matches!(act, Act::Event(Event::Source(_)) | Act::Restart | Act::Foreign(..) | Act::ForeignNetwork(..) | Act::MapGone(_)) {
                 continue;
             }
             run.act(act);

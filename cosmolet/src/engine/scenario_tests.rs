@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::event::{Event, Handshakes, SourceState, TrafficCounts, TrafficSample};
 use super::intent::{Decision, WithdrawReason};
-use super::observed::{BgpFault, BgpState, BgpView, KernelEvent, KernelState, LoopbackAddress, Owner, PeerView};
+use super::observed::{
+    BgpFault, BgpState, BgpView, KernelEvent, KernelState, LoopbackAddress, Network, Owner, PeerView,
+};
 use super::plan::{Applied, Outcome, Step};
 use super::service::{
     EndpointCondition, EndpointCounts, EndpointScope, Endpoints, LocalEndpoint, NodeView, PodView, Refusal,
@@ -39,11 +41,12 @@ fn service(name: &str, ready: usize) -> Event {
         terminating: Terminating::Serving,
         prove: super::proof::Prove::Wait,
         policy: super::traffic::TrafficPolicy::default(),
+        profile: None,
         endpoints: PerFamily { v4: endpoints, v6: Endpoints::default() },
     }))
 }
 
-fn bgp(mode: Mode, generation: u64, networks: &[(Vip, Owner)]) -> Event {
+fn bgp(mode: Mode, generation: u64, networks: &[(Vip, Network)]) -> Event {
     Event::Bgp(BgpState::Up(BgpView {
         generation,
         asn: 65001,
@@ -108,7 +111,7 @@ impl Story {
 fn dynamic_mode_address_then_network_and_back_with_a_linger() {
     let mut story = Story::synced(Mode::Dynamic);
     story.tell(service("web", 1));
-    assert_eq!(story.done(), [Step::AddAddress(vip(), LEASE), Step::Advertise(vip())]);
+    assert_eq!(story.done(), [Step::AddAddress(vip(), LEASE), Step::advertise(vip())]);
     assert_eq!(story.steps(), []);
     story.tell(service("web", 0));
     assert_eq!(story.done(), [Step::Withdraw(vip())]);
@@ -134,7 +137,7 @@ fn the_mode_changes_under_way() {
     let mut story = Story::synced(Mode::Dynamic);
     story.tell(service("web", 1));
     story.done();
-    story.tell(bgp(Mode::Connected, 2, &[(vip(), Owner::Ours)]));
+    story.tell(bgp(Mode::Connected, 2, &[(vip(), Network::PLAIN)]));
     assert_eq!(story.done(), [Step::Withdraw(vip())], "only our network statement goes");
     assert_eq!(story.steps(), []);
 }
@@ -147,7 +150,7 @@ fn a_restart_of_frr_is_answered_by_a_replay() {
     story.tell(Event::Bgp(BgpState::Down(BgpFault::Silent)));
     assert_eq!(story.steps(), []);
     story.tell(bgp(Mode::Dynamic, 2, &[]));
-    assert_eq!(story.steps(), [Step::Advertise(vip())]);
+    assert_eq!(story.steps(), [Step::advertise(vip())]);
 }
 
 #[test]
@@ -158,7 +161,7 @@ fn an_answer_of_an_frr_that_is_gone_proves_nothing() {
     story.tell(bgp(Mode::Dynamic, 2, &[]));
     let applied = steps.into_iter().map(|step| Applied { step, outcome: Outcome::Done }).collect();
     story.tell(Event::Applied(applied));
-    assert_eq!(story.steps(), [Step::Advertise(vip())]);
+    assert_eq!(story.steps(), [Step::advertise(vip())]);
 }
 
 #[test]
@@ -195,7 +198,7 @@ fn a_restarted_daemon_adopts_renews_and_cleans_up() {
     let stray = Vip::new([10, 50, 0, 9].into());
     let loopback = BTreeMap::from([(vip(), held(Owner::Ours, 100)), (stray, held(Owner::Ours, 100))]);
     story.tell(Event::Kernel(KernelEvent::Dump(KernelState { loopback, ..KernelState::default() })));
-    story.tell(bgp(Mode::Dynamic, 1, &[(vip(), Owner::Ours), (stray, Owner::Ours)]));
+    story.tell(bgp(Mode::Dynamic, 1, &[(vip(), Network::PLAIN), (stray, Network::PLAIN)]));
     assert_eq!(story.steps(), [], "nothing moves before the sources have synced");
     story.wait(30);
     assert_eq!(
@@ -232,13 +235,13 @@ fn what_others_hold_is_refused_and_never_touched() {
     let refused = WithdrawReason::Refused(Refusal::ForeignAddress);
     assert_eq!(story.decision(), Some(Decision::Withdraw(refused)));
     story.tell(Event::Kernel(KernelEvent::LoopbackGone(vip())));
-    assert_eq!(story.steps(), [Step::AddAddress(vip(), LEASE), Step::Advertise(vip())]);
+    assert_eq!(story.steps(), [Step::AddAddress(vip(), LEASE), Step::advertise(vip())]);
 }
 
 #[test]
 fn a_foreign_network_statement_is_left_alone() {
     let mut story = Story::synced(Mode::Dynamic);
-    story.tell(bgp(Mode::Dynamic, 1, &[(vip(), Owner::Foreign)]));
+    story.tell(bgp(Mode::Dynamic, 1, &[(vip(), Network::Foreign)]));
     story.tell(service("web", 1));
     assert_eq!(story.done(), [Step::AddAddress(vip(), LEASE)]);
     assert_eq!(story.engine.vip_status(vip()).map(|row| row.state), Some(VipState::Advertised));
@@ -350,12 +353,12 @@ fn withdrawals_have_a_plan_of_their_own_and_any_other_gives_way() {
     story.tell(Event::Applied(vec![done(Step::Withdraw(vip()))]));
 
     let plan = story.engine.plan(story.now);
-    let added = [Step::AddAddress(other, LEASE), Step::Advertise(other)];
+    let added = [Step::AddAddress(other, LEASE), Step::advertise(other)];
     assert_eq!((plan.steps(), plan.gives_way()), (&added[..], true));
     assert!(!story.engine.wants_withdrawal(), "the address that lingers tells nobody");
-    let deferred = Applied { step: Step::Advertise(other), outcome: Outcome::Deferred };
+    let deferred = Applied { step: Step::advertise(other), outcome: Outcome::Deferred };
     story.tell(Event::Applied(vec![done(Step::AddAddress(other, LEASE)), deferred]));
-    assert_eq!(story.steps(), [Step::Advertise(other)], "at once");
+    assert_eq!(story.steps(), [Step::advertise(other)], "at once");
     assert_eq!(story.engine.vip_status(other).and_then(|row| row.last_error), None);
 }
 

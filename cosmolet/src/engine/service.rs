@@ -3,6 +3,9 @@
 //! Owns the views that the sources build and the control plane's rule over them (design: what makes a VIP eligible).
 //! Never reads Kubernetes objects: only `kubernetes::project` knows their field names.
 
+use std::sync::Arc;
+
+use super::attributes::Profile;
 use super::intent::WithdrawReason;
 use super::proof::Prove;
 use super::traffic::TrafficPolicy;
@@ -25,6 +28,8 @@ pub struct ServiceView {
     pub prove: Prove,
     /// What its owner wants of the traffic verdict.
     pub policy: TrafficPolicy,
+    /// The attributes that its VIPs are advertised with; `None` where nothing is asked for.
+    pub profile: Option<Arc<Profile>>,
     /// The endpoints by address family.
     pub endpoints: PerFamily<Endpoints>,
 }
@@ -229,13 +234,32 @@ impl ServiceView {
     /// # Errors
     /// The reason why it cannot.
     pub fn control_plane(&self, claim: VipClaim, healthy: impl Fn(&PodKey) -> bool) -> Result<(), WithdrawReason> {
-        let endpoints = self.endpoints.get(claim.vip.family());
-        let mut usable = match claim.scope {
-            EndpointScope::Local => EndpointCounts::default(),
-            EndpointScope::Cluster => endpoints.remote,
-        };
-        let mut held = 0_u32;
-        for endpoint in &endpoints.local {
+        let (mut usable, held) = self.local(claim, healthy);
+        if claim.scope == EndpointScope::Cluster {
+            let remote = self.endpoints.get(claim.vip.family()).remote;
+            usable.ready = usable.ready.saturating_add(remote.ready);
+            usable.draining = usable.draining.saturating_add(remote.draining);
+        }
+        match (self.count(usable) > 0, held, claim.scope) {
+            (true, _, _) => Ok(()),
+            (false, 1.., _) => Err(WithdrawReason::PodRestarting),
+            (false, 0, EndpointScope::Local) => Err(WithdrawReason::NoLocalEndpoint),
+            (false, 0, EndpointScope::Cluster) => Err(WithdrawReason::NoEndpoint),
+        }
+    }
+
+    /// How many endpoints on this node serve a claim; `None` where those of all nodes do.
+    pub fn usable_local(&self, claim: VipClaim, healthy: impl Fn(&PodKey) -> bool) -> Option<u32> {
+        match claim.scope {
+            EndpointScope::Local => Some(self.count(self.local(claim, healthy).0)),
+            EndpointScope::Cluster => None,
+        }
+    }
+
+    /// The endpoints on this node, and how many of them are held for their restarts.
+    fn local(&self, claim: VipClaim, healthy: impl Fn(&PodKey) -> bool) -> (EndpointCounts, u32) {
+        let (mut usable, mut held) = (EndpointCounts::default(), 0_u32);
+        for endpoint in &self.endpoints.get(claim.vip.family()).local {
             match (endpoint.pod.as_ref().is_none_or(&healthy), endpoint.condition) {
                 (true, EndpointCondition::Ready) => usable.ready += 1,
                 (true, EndpointCondition::Draining) => usable.draining += 1,
@@ -243,12 +267,14 @@ impl ServiceView {
                 (_, EndpointCondition::Unusable) => {}
             }
         }
-        let draining_counts = self.terminating == Terminating::Serving && usable.draining > 0;
-        match (usable.ready > 0 || draining_counts, held, claim.scope) {
-            (true, _, _) => Ok(()),
-            (false, 1.., _) => Err(WithdrawReason::PodRestarting),
-            (false, 0, EndpointScope::Local) => Err(WithdrawReason::NoLocalEndpoint),
-            (false, 0, EndpointScope::Cluster) => Err(WithdrawReason::NoEndpoint),
+        (usable, held)
+    }
+
+    /// Those that count: terminating ones only while no ready one is left, and if the Service lets them (KEP-1669).
+    const fn count(&self, usable: EndpointCounts) -> u32 {
+        match (usable.ready, self.terminating) {
+            (0, Terminating::Serving) => usable.draining,
+            (ready, _) => ready,
         }
     }
 

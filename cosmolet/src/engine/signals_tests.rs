@@ -37,6 +37,7 @@ fn service(n: u8, endpoints: u8, policy: TrafficPolicy) -> Event {
         terminating: Terminating::Serving,
         prove: super::proof::Prove::Never,
         policy,
+        profile: None,
         endpoints: PerFamily { v4: endpoints.clone(), v6: endpoints },
     }))
 }

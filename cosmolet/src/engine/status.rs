@@ -1,10 +1,11 @@
 //! What the engine can tell a person: one row for each VIP.
 
+use super::attributes::Route;
 use super::engine::Engine;
 use super::event::SourceState;
 use super::guard::Refused;
 use super::intent::{Decision, VipHealth, WithdrawReason};
-use super::observed::{BgpState, Owner, RibState};
+use super::observed::{BgpState, Network, Owner, RibState};
 use super::proof::ProofStatus;
 use super::service::VipKind;
 use super::types::{Mode, Port, ServiceKey, Timestamp, Vip};
@@ -66,6 +67,8 @@ pub struct VipStatus {
     pub lease_until: Option<Timestamp>,
     /// Whose `network` statement FRR has, if there is one.
     pub network: Option<Owner>,
+    /// The attributes that it is to be advertised with, if there are any.
+    pub attributes: Option<Box<AttributesStatus>>,
     /// What FRR's RIB holds, where it was read.
     pub rib: Option<RibState>,
     /// The last error of a step, until one succeeds.
@@ -74,6 +77,15 @@ pub struct VipStatus {
     pub ejection_refused: Option<Refused>,
     /// The Services that claim it.
     pub services: Vec<ClaimStatus>,
+}
+
+/// The attributes of a VIP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttributesStatus {
+    /// What is wanted.
+    pub route: Route,
+    /// FRR's `network` statement has their route-map. Never in Connected mode, where no statement is ours.
+    pub set: bool,
 }
 
 /// One Service's claim to a VIP.
@@ -142,13 +154,14 @@ impl Engine {
         };
         VipStatus {
             vip,
-            state: self.state(entry, loopback, mode, network),
+            state: self.state(entry, loopback, mode, network.map(Network::owner)),
             reason,
             since: entry.since,
             mode,
             loopback,
             lease_until: entry.lease_until.filter(|_| loopback == Some(Owner::Ours)),
-            network,
+            network: network.map(Network::owner),
+            attributes: attributes(entry, network),
             rib: self.observed.rib.get(&vip).copied(),
             last_error: entry.last_error.clone(),
             ejection_refused: self.ejection_refused(vip),
@@ -191,4 +204,10 @@ impl Engine {
             Some(Decision::Withdraw(_)) => VipState::Withdrawn,
         }
     }
+}
+
+fn attributes(entry: &VipEntry, network: Option<Network>) -> Option<Box<AttributesStatus>> {
+    let route = entry.route();
+    let set = network == Some(Network::Ours(Some(route.map)));
+    route.profile.is_some().then(|| Box::new(AttributesStatus { route, set }))
 }

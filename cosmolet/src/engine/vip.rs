@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::attributes::Route;
 use super::intent::{Decision, VipHealth, WithdrawReason};
 use super::proof::{Proof, Prove};
 use super::service::VipKind;
@@ -46,6 +47,8 @@ pub(super) struct Claim {
     pub(super) prove: Prove,
     pub(super) proof: Proof,
     pub(super) policy: TrafficPolicy,
+    /// How it wants the VIP to be advertised, if it says so.
+    pub(super) route: Option<Box<Route>>,
     pub(super) traffic: TrafficHealth,
     /// The verdict that was last told.
     pub(super) told: Verdict,
@@ -146,6 +149,11 @@ impl VipEntry {
             }
         }
         Decision::Withdraw(reason.unwrap_or(WithdrawReason::ServiceGone))
+    }
+
+    /// How it is advertised: as the first of its Services wants that wants anything.
+    pub(super) fn route(&self) -> Route {
+        self.claims.iter().find_map(|claim| claim.route.as_deref()).cloned().unwrap_or_default()
     }
 
     /// The ports that its Services declare, in ascending order, without duplicates.

@@ -3,7 +3,7 @@
 //! Owns that session and what it knows of it. Never decides which steps to take, but refuses those that would change
 //! somebody else's `network` statement.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 use super::error::FrrError;
 use super::render::{Batch, Batches, LOST_RETRY, Role, outcome};
 use super::vty::{Reply, Session, Status};
+use crate::engine::attributes::{MapName, Route};
 use crate::engine::observed::BgpFault;
 use crate::engine::plan::{Applied, Outcome, Step};
 use crate::engine::types::Vip;
@@ -33,8 +34,13 @@ const GATHER: Duration = Duration::from_millis(1);
 pub(super) enum Admission {
     /// No, for this reason.
     Closed(BgpFault),
-    /// Yes, but not for these VIPs: their `network` statement is somebody else's.
-    Open(Arc<BTreeSet<Vip>>),
+    /// Yes.
+    Open {
+        /// But not for these VIPs: their `network` statement is somebody else's.
+        foreign: Arc<BTreeSet<Vip>>,
+        /// FRR's AS number.
+        asn: u32,
+    },
 }
 
 /// The apply half of the edge.
@@ -50,8 +56,8 @@ pub(super) struct Applier {
 #[derive(Debug)]
 struct Connection {
     session: Session,
-    /// The route-map was made sure of since this connection was opened, hence since bgpd started.
-    route_map: bool,
+    /// The route-maps that were made since this connection was opened, hence since bgpd started.
+    maps: BTreeSet<MapName>,
 }
 
 impl Applier {
@@ -78,27 +84,26 @@ impl Applier {
 
     /// Carries out steps, pipelined, and says what became of each. Those that are refused beforehand come last.
     pub(super) async fn run(&self, steps: Vec<Step>, admission: &Admission) -> Vec<Applied> {
-        let (steps, refused) = admit(steps, admission);
-        if steps.is_empty() {
-            return refused;
-        }
+        let (steps, mut refused) = admit(steps, admission);
+        let (false, Admission::Open { asn, .. }) = (steps.is_empty(), admission) else { return refused };
         let mut slot = self.connection.lock().await;
         let _running = Running::start(&self.sequence);
-        let mut outcomes = vec![None; steps.len()];
-        let result = match slot.take().filter(|connection| connection.session.is_idle()) {
-            Some(connection) => Ok(connection),
-            None => self.connect().await,
-        };
-        let result = match result {
-            Ok(mut connection) => match connection.pump(&steps, &mut outcomes).await {
-                Ok(()) => {
-                    *slot = Some(connection);
-                    Ok(())
-                }
-                Err(error) => Err(error),
+        let mut connection = match slot.take().filter(|connection| connection.session.is_idle()) {
+            Some(connection) => connection,
+            None => match self.connect().await {
+                Ok(connection) => connection,
+                Err(error) => return steps.into_iter().map(|step| lost(step, &error)).chain(refused).collect(),
             },
-            Err(error) => Err(error),
         };
+        let steps = match connection.make_maps(&steps, *asn).await {
+            Ok(unmade) => without(steps, &unmade, &mut refused),
+            Err(error) => return steps.into_iter().map(|step| lost(step, &error)).chain(refused).collect(),
+        };
+        let mut outcomes = vec![None; steps.len()];
+        let result = connection.pump(&steps, &mut outcomes).await;
+        if result.is_ok() {
+            *slot = Some(connection);
+        }
         let lost = result.err().map_or_else(|| "no reply".to_owned(), |error| error.to_string());
         let known = steps.into_iter().zip(outcomes).map(|(step, outcome)| Applied {
             step,
@@ -107,8 +112,34 @@ impl Applier {
         known.chain(refused).collect()
     }
 
+    /// Learns which of our route-maps FRR has: those that somebody removed are made again when they are needed. Leaves a
+    /// run that is under way alone.
+    pub(super) fn has_maps(&self, there: &BTreeSet<MapName>) {
+        if let Ok(mut slot) = self.connection.try_lock()
+            && let Some(connection) = slot.as_mut()
+        {
+            connection.maps.retain(|map| there.contains(map));
+        }
+    }
+
+    /// Removes route-maps that nothing used at a reading, unless a step was under way since that began (`quiet`).
+    pub(super) async fn remove_maps(&self, unused: &[MapName], quiet: u64) -> Result<(), FrrError> {
+        let Ok(mut slot) = self.connection.try_lock() else { return Ok(()) };
+        if self.quiet() != Some(quiet) {
+            return Ok(());
+        }
+        let Some(mut connection) = slot.take().filter(|connection| connection.session.is_idle()) else { return Ok(()) };
+        tracing::debug!(count = unused.len(), "route-maps of ours that nothing uses are removed");
+        for batch in Batch::no_route_maps(unused) {
+            connection.carry_out(&batch).await?;
+        }
+        connection.maps.retain(|map| !unused.contains(map));
+        *slot = Some(connection);
+        Ok(())
+    }
+
     async fn connect(&self) -> Result<Connection, FrrError> {
-        Ok(Connection { session: Session::open(&self.path, self.patience).await?, route_map: false })
+        Ok(Connection { session: Session::open(&self.path, self.patience).await?, maps: BTreeSet::new() })
     }
 }
 
@@ -129,9 +160,37 @@ impl Drop for Running<'_> {
 }
 
 impl Connection {
+    /// Makes the route-maps of the steps that this connection has not made yet. Returns those that FRR refused, each with
+    /// its words: nothing may be advertised with half of its attributes.
+    async fn make_maps(&mut self, steps: &[Step], asn: u32) -> Result<BTreeMap<MapName, String>, FrrError> {
+        let routes: BTreeMap<MapName, &Route> = steps.iter().filter_map(Step::route).map(|r| (r.map, r)).collect();
+        let mut unmade = BTreeMap::new();
+        for (map, route) in routes.into_iter().filter(|(map, _)| !self.maps.contains(map)).collect::<Vec<_>>() {
+            let mut refused = None;
+            for batch in Batch::route_map(route, asn) {
+                refused = refused.or(self.carry_out(&batch).await?);
+            }
+            match refused {
+                Some(refusal) => drop(unmade.insert(map, refusal)),
+                None => drop(self.maps.insert(map)),
+            }
+        }
+        Ok(unmade)
+    }
+
+    /// Sends a batch without steps, and returns the first refusal among the replies.
+    async fn carry_out(&mut self, batch: &Batch) -> Result<Option<String>, FrrError> {
+        self.session.send(batch.bytes(), batch.roles().len()).await?;
+        let mut refused = None;
+        for _ in batch.roles() {
+            let reply = self.session.reply().await?;
+            refused = refused.or_else(|| (reply.status != Status::Success).then(|| reply.summary()));
+        }
+        Ok(refused)
+    }
+
     async fn pump(&mut self, steps: &[Step], outcomes: &mut [Option<Outcome>]) -> Result<(), FrrError> {
-        let first = !self.route_map && steps.iter().any(|step| matches!(step, Step::Advertise(_)));
-        let mut batches = first.then(Batch::route_map).into_iter().chain(Batches::new(steps));
+        let mut batches = Batches::new(steps);
         let mut flight = VecDeque::with_capacity(WINDOW);
         loop {
             while flight.len() < WINDOW
@@ -153,7 +212,6 @@ impl Connection {
             };
             oldest.take(&reply, steps, outcomes);
             if oldest.is_over() {
-                self.route_map |= oldest.made_route_map();
                 flight.pop_front();
             }
         }
@@ -182,17 +240,28 @@ impl Flight {
                     *slot = Some(outcome(step, self.refused.as_deref(), reply));
                 }
             }
-            Some(Role::Enter | Role::Leave) | None => {}
+            Some(Role::Enter | Role::Setting | Role::Leave) | None => {}
         }
     }
 
     fn is_over(&self) -> bool {
         self.replies == self.batch.roles().len()
     }
+}
 
-    fn made_route_map(&self) -> bool {
-        self.refused.is_none() && !self.batch.roles().iter().any(|role| matches!(role, Role::Step(_)))
-    }
+fn lost(step: Step, error: &FrrError) -> Applied {
+    Applied { step, outcome: Outcome::Retry(LOST_RETRY, error.to_string()) }
+}
+
+/// The steps but for those whose route-map FRR refused, which get that for an answer.
+fn without(steps: Vec<Step>, unmade: &BTreeMap<MapName, String>, answered: &mut Vec<Applied>) -> Vec<Step> {
+    let refusal = |step: &Step| step.route().and_then(|route| unmade.get(&route.map));
+    let (refused, steps): (Vec<Step>, _) = steps.into_iter().partition(|step| refusal(step).is_some());
+    answered.extend(refused.into_iter().map(|step| {
+        let why = refusal(&step).map(|why| format!("FRR refuses its attributes: {why}")).unwrap_or_default();
+        Applied { step, outcome: Outcome::GiveUp(why) }
+    }));
+    steps
 }
 
 /// Parts the steps that may be carried out from those that may not, which get their outcome at once.
@@ -209,15 +278,15 @@ fn admit(steps: Vec<Step>, admission: &Admission) -> (Vec<Step>, Vec<Applied>) {
 }
 
 fn refusal(step: &Step, admission: &Admission) -> Option<Outcome> {
-    if !matches!(step, Step::Advertise(_) | Step::Withdraw(_)) {
+    if !matches!(step, Step::Advertise(..) | Step::Withdraw(_)) {
         return Some(Outcome::GiveUp(format!("{} is no step for FRR", step.as_str())));
     }
     match admission {
         Admission::Closed(fault) => Some(Outcome::Retry(LOST_RETRY, format!("FRR cannot be used: {}", fault.as_str()))),
-        Admission::Open(foreign) if foreign.contains(&step.vip()) => {
+        Admission::Open { foreign, .. } if foreign.contains(&step.vip()) => {
             Some(Outcome::GiveUp("its `network` statement is somebody else's".to_owned()))
         }
-        Admission::Open(_) => None,
+        Admission::Open { .. } => None,
     }
 }
 
@@ -232,12 +301,12 @@ mod tests {
     #[test]
     fn what_is_somebody_elses_is_left_alone() {
         let steps = vec![
-            Step::Advertise(vip("10.0.0.1")),
-            Step::Advertise(vip("10.0.0.2")),
+            Step::advertise(vip("10.0.0.1")),
+            Step::advertise(vip("10.0.0.2")),
             Step::Withdraw(vip("10.0.0.2")),
             Step::AddAddress(vip("10.0.0.3"), None),
         ];
-        let admission = Admission::Open(Arc::new(BTreeSet::from([vip("10.0.0.2")])));
+        let admission = Admission::Open { foreign: Arc::new(BTreeSet::from([vip("10.0.0.2")])), asn: 65001 };
         let (admitted, refused) = admit(steps.clone(), &admission);
         assert_eq!(admitted, steps[..1]);
         assert!(refused.iter().all(|applied| matches!(applied.outcome, Outcome::GiveUp(_))));
@@ -246,7 +315,7 @@ mod tests {
 
     #[test]
     fn nothing_is_sent_while_frr_cannot_be_used() {
-        let steps = vec![Step::Advertise(vip("10.0.0.1"))];
+        let steps = vec![Step::advertise(vip("10.0.0.1"))];
         let (admitted, refused) = admit(steps, &Admission::Closed(BgpFault::NoInstance));
         assert!(admitted.is_empty());
         assert!(matches!(&refused[0].outcome, Outcome::Retry(_, why) if why.contains("NoInstance")));

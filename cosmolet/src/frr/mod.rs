@@ -112,7 +112,7 @@ impl FrrHandle {
             let done = applied.iter().filter(|applied| applied.outcome == Outcome::Done && wanted(&applied.step));
             done.map(|applied| applied.step.vip()).collect::<Vec<_>>()
         };
-        self.request(Request::Touched { vips: done(|step| matches!(step, Step::Advertise(_))), present: true });
+        self.request(Request::Touched { vips: done(|step| matches!(step, Step::Advertise(..))), present: true });
         self.request(Request::Touched { vips: done(|step| matches!(step, Step::Withdraw(_))), present: false });
         if applied.iter().any(|applied| applied.outcome != Outcome::Done) {
             self.request(Request::Reread);

@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::render::{ADVERTISE_MAP, ROUTE_MAP_PREFIX};
-use crate::engine::observed::{BgpFault, BgpView, Owner, PeerView, RibState};
+use crate::engine::attributes::{MAP_PREFIX, MapName};
+use crate::engine::observed::{BgpFault, BgpView, Network, PeerView, RibState};
 use crate::engine::types::{Family, Mode, PerFamily, Vip};
 
 /// What matters of a running configuration.
@@ -21,11 +21,13 @@ pub struct RunningConfig {
     /// The default VRF's instance has `redistribute connected`, by family.
     pub connected: PerFamily<bool>,
     /// The host prefixes among the default VRF's `network` statements.
-    pub networks: BTreeMap<Vip, Owner>,
+    pub networks: BTreeMap<Vip, Network>,
     /// The default VRF's peers by name; with their address, where the name is one.
     pub peers: BTreeMap<String, Option<IpAddr>>,
-    /// [`ADVERTISE_MAP`] is defined.
-    pub route_map: bool,
+    /// The route-maps of ours that are defined.
+    pub maps: BTreeSet<MapName>,
+    /// Those among them that some line uses.
+    pub used_maps: BTreeSet<MapName>,
 }
 
 /// A `router bgp`.
@@ -55,14 +57,30 @@ impl RunningConfig {
             place = match (indented, words.as_slice()) {
                 (_, [] | ["!", ..]) => place,
                 (false, ["router", "bgp", asn, rest @ ..]) => config.enter(asn, rest),
-                (false, other) => {
-                    config.route_map |= matches!(other, ["route-map", name, ..] if *name == ADVERTISE_MAP);
+                (false, ["route-map", name, ..]) => {
+                    config.maps.extend(MapName::parse(name));
                     Place::Outside
                 }
-                (true, words) => config.line(place, words),
+                (false, _) => Place::Outside,
+                (true, words) => {
+                    config.used_maps.extend(words.iter().filter_map(|word| MapName::parse(word)));
+                    config.line(place, words)
+                }
             };
         }
+        // Route-maps stand below the statements that use them.
+        for network in config.networks.values_mut() {
+            if matches!(network, Network::Ours(Some(map)) if !config.maps.contains(map)) {
+                *network = Network::Ours(None);
+            }
+        }
         config
+    }
+
+    /// The route-maps of ours that nothing uses; the plain one stays.
+    #[must_use]
+    pub fn unused_maps(&self) -> Vec<MapName> {
+        self.maps.difference(&self.used_maps).copied().filter(|map| *map != MapName::PLAIN).collect()
     }
 
     /// `router bgp ASN [vrf|view NAME] [as-notation ...]`
@@ -110,8 +128,11 @@ impl RunningConfig {
         let Some(family) = place.unicast() else { return };
         let Some(vip) = host_prefix(prefix, rest).filter(|vip| vip.family() == family) else { return };
         let map = rest.iter().skip_while(|word| **word != "route-map").nth(1);
-        let ours = map.is_some_and(|name| name.starts_with(ROUTE_MAP_PREFIX));
-        self.networks.insert(vip, if ours { Owner::Ours } else { Owner::Foreign });
+        let network = match map {
+            Some(name) if name.starts_with(MAP_PREFIX) => Network::Ours(MapName::parse(name)),
+            Some(_) | None => Network::Foreign,
+        };
+        self.networks.insert(vip, network);
     }
 
     /// Finds the one instance that bare `router bgp` opens: FRR refuses it as soon as there is a second one, be it a
@@ -302,8 +323,8 @@ struct BestPath {
 
 /// The VIPs whose `network` statement is somebody else's.
 #[must_use]
-pub fn foreign(networks: &BTreeMap<Vip, Owner>) -> BTreeSet<Vip> {
-    networks.iter().filter(|(_, owner)| **owner == Owner::Foreign).map(|(vip, _)| *vip).collect()
+pub fn foreign(networks: &BTreeMap<Vip, Network>) -> BTreeSet<Vip> {
+    networks.iter().filter(|(_, network)| **network == Network::Foreign).map(|(vip, _)| *vip).collect()
 }
 
 #[cfg(test)]
@@ -326,16 +347,16 @@ mod tests {
         let config = RunningConfig::parse(UNNUMBERED);
         assert_eq!(config.instances, [Instance { asn: 4_200_000_011, name: None }]);
         assert_eq!(config.connected, PerFamily { v4: true, v6: false });
-        assert!(!config.route_map, "a route-map that is used but not defined");
+        assert!(config.maps.is_empty(), "a route-map that is used but not defined");
         let networks = [
-            ("10.0.0.11", Owner::Foreign),
-            ("10.0.0.12", Owner::Ours),
-            ("10.0.0.13", Owner::Foreign),
-            ("10.0.0.14", Owner::Foreign),
-            ("2001:db8::11", Owner::Foreign),
-            ("2001:db8::12", Owner::Ours),
+            ("10.0.0.11", Network::Foreign),
+            ("10.0.0.12", Network::Ours(None)),
+            ("10.0.0.13", Network::Foreign),
+            ("10.0.0.14", Network::Foreign),
+            ("2001:db8::11", Network::Foreign),
+            ("2001:db8::12", Network::Ours(None)),
         ];
-        assert_eq!(config.networks, networks.map(|(text, owner)| (vip(text), owner)).into());
+        assert_eq!(config.networks, networks.map(|(text, network)| (vip(text), network)).into());
         assert_eq!(foreign(&config.networks).len(), 4);
         let peers = [
             ("10.0.0.99".to_owned(), Some("10.0.0.99".parse().unwrap())),
@@ -351,7 +372,7 @@ mod tests {
         let view = RunningConfig::parse(ESTABLISHED).view(7, Some(65012), None, &sessions).unwrap();
         assert_eq!((view.generation, view.asn), (7, 65012));
         assert_eq!(view.modes, PerFamily { v4: Mode::Dynamic, v6: Mode::Dynamic });
-        assert_eq!(view.networks, BTreeMap::from([(vip("10.9.9.9"), Owner::Ours)]));
+        assert_eq!(view.networks, BTreeMap::from([(vip("10.9.9.9"), Network::PLAIN)]));
         let address = Some("192.0.2.1".parse().unwrap());
         assert_eq!(
             view.peers,
@@ -360,7 +381,7 @@ mod tests {
                 PeerView { name: "eth1".to_owned(), address: None, established: true },
             ]
         );
-        assert!(RunningConfig::parse(ESTABLISHED).route_map);
+        assert_eq!(RunningConfig::parse(ESTABLISHED).maps, [MapName::PLAIN].into());
     }
 
     #[test]
@@ -387,7 +408,7 @@ mod tests {
         let names = ["default", "vrf blue", "view lab"].map(str::to_owned).to_vec();
         assert_eq!(several.instance(None), Err(BgpFault::SeveralInstances(names)));
         assert_eq!(several.connected, PerFamily { v4: false, v6: true }, "what stands in a VRF does not count");
-        assert_eq!(several.networks, BTreeMap::from([(vip("10.9.9.1"), Owner::Foreign)]));
+        assert_eq!(several.networks, BTreeMap::from([(vip("10.9.9.1"), Network::Foreign)]));
         assert_eq!(several.peers.len(), 1);
 
         assert_eq!(RunningConfig::parse("frr version 8.4.4\n!\n").instance(None), Err(BgpFault::NoInstance));
@@ -421,13 +442,13 @@ mod tests {
                    exit-address-family\n network 10.0.0.6/32\nline vty\n network 10.0.0.7/32\n";
         let config = RunningConfig::parse(old);
         let networks = [
-            ("10.0.0.1", Owner::Foreign),
-            ("10.0.0.2", Owner::Foreign),
-            ("10.0.0.3", Owner::Foreign),
-            ("10.0.0.6", Owner::Foreign),
-            ("2001:db8::1", Owner::Ours),
+            ("10.0.0.1", Network::Foreign),
+            ("10.0.0.2", Network::Foreign),
+            ("10.0.0.3", Network::Foreign),
+            ("10.0.0.6", Network::Foreign),
+            ("2001:db8::1", Network::Ours(None)),
         ];
-        assert_eq!(config.networks, networks.map(|(text, owner)| (vip(text), owner)).into());
+        assert_eq!(config.networks, networks.map(|(text, network)| (vip(text), network)).into());
         assert_eq!(config.connected, PerFamily { v4: true, v6: false });
     }
 
@@ -435,7 +456,7 @@ mod tests {
     fn names_that_only_look_like_ours_are_not() {
         let text =
             "router bgp 1\n network 10.0.0.1/32 route-map MY-COSMOLET-X\n network 10.0.0.2/32 route-map cosmolet-x\n";
-        assert!(RunningConfig::parse(text).networks.values().all(|owner| *owner == Owner::Foreign));
+        assert!(RunningConfig::parse(text).networks.values().all(|owner| *owner == Network::Foreign));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The task that watches bgpd: connects, reads, tells the engine, and notices at once when bgpd goes.
 //!
-//! Owns the session that reads. Never changes bgpd's configuration, but for putting back our own route-map.
+//! Owns the session that reads. Never changes bgpd's configuration itself.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -13,12 +13,11 @@ use tokio::time::{Instant, sleep_until};
 use super::apply::{Admission, Applier};
 use super::error::FrrError;
 use super::observe::{self, RunningConfig, Sessions};
-use super::render::Batch;
 use super::rib::Schedule;
 use super::vty::{Line, Reply, Session, Status};
 use super::{Options, Request};
 use crate::engine::event::Event;
-use crate::engine::observed::{BgpFault, BgpState, BgpView, Owner, RibReport, RibState};
+use crate::engine::observed::{BgpFault, BgpState, BgpView, Network, RibReport, RibState};
 
 const RUNNING_CONFIG: Line = Line::fixed("show running-config");
 const SUMMARY: Line = Line::fixed("show bgp summary json");
@@ -211,9 +210,7 @@ impl Observer {
         cadence.overlaps = 0;
         match state {
             Ok(view) => {
-                if !config.route_map && view.networks.values().any(|owner| *owner == Owner::Ours) {
-                    restore_route_map(session).await?;
-                }
+                self.mind_maps(&config, quiet).await?;
                 let changed = self.tell_up(view).await?;
                 cadence.settle = if changed { SETTLE } else { (cadence.settle * 2).min(self.options.period) };
                 Ok(cadence.settle)
@@ -223,6 +220,19 @@ impl Observer {
                 self.tell_down(fault).await?;
                 Ok(pause)
             }
+        }
+    }
+
+    /// Route-maps of ours: those that somebody removed are made again with the step that the engine takes for them, for a
+    /// `network` originates nothing without its own; those that nothing uses any more go.
+    async fn mind_maps(&self, config: &RunningConfig, quiet: Option<u64>) -> Result<(), End> {
+        if config.networks.values().any(|network| *network == Network::Ours(None)) {
+            tracing::warn!("a route-map of ours was removed from FRR: putting it back");
+        }
+        self.applier.has_maps(&config.maps);
+        match (config.unused_maps(), quiet) {
+            (unused, Some(quiet)) if !unused.is_empty() => Ok(self.applier.remove_maps(&unused, quiet).await?),
+            _ => Ok(()),
         }
     }
 
@@ -246,7 +256,8 @@ impl Observer {
 
     /// True if that was news.
     async fn tell_up(&mut self, view: BgpView) -> Result<bool, Finished> {
-        self.admission.send_replace(Admission::Open(Arc::new(observe::foreign(&view.networks))));
+        self.admission
+            .send_replace(Admission::Open { foreign: Arc::new(observe::foreign(&view.networks)), asn: view.asn });
         self.tell(BgpState::Up(view)).await
     }
 
@@ -274,17 +285,6 @@ fn understand(replies: &[Reply]) -> Result<(RunningConfig, Sessions), FrrError> 
     let sessions = Sessions::parse(&summary.text)
         .map_err(|error| FrrError::Garbled(format!("`{}`: {error}", SUMMARY.as_str())))?;
     Ok((RunningConfig::parse(&config.text), sessions))
-}
-
-/// Somebody removed our route-map while `network` statements use it: they originate nothing without it.
-async fn restore_route_map(session: &mut Session) -> Result<(), FrrError> {
-    let batch = Batch::route_map();
-    tracing::warn!("our route-map was removed from FRR: putting it back");
-    session.send(batch.bytes(), batch.roles().len()).await?;
-    for _ in batch.roles() {
-        session.reply().await?;
-    }
-    Ok(())
 }
 
 /// FRR answers a warning, without an instance or without the prefix.

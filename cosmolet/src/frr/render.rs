@@ -7,13 +7,10 @@
 use std::time::Duration;
 
 use super::vty::{Reply, Status, push_line};
+use crate::engine::attributes::{ExtendedKind, MapName, Route};
 use crate::engine::plan::{Outcome, Step};
 use crate::engine::types::{Family, Vip};
 
-/// Route-maps whose names begin so are ours, and so are the `network` statements that carry one.
-pub const ROUTE_MAP_PREFIX: &str = "COSMOLET-";
-/// The route-map of a VIP without attributes: it permits everything and sets nothing.
-pub const ADVERTISE_MAP: &str = "COSMOLET-ADVERTISE";
 /// The size of a batch in bytes: what vtysh_read reads at a time (`VTY_READ_BUFSIZ`), so that a batch is carried out in
 /// one callback and no other user of the vty can come in between.
 pub const BATCH_BYTES: usize = 512;
@@ -39,6 +36,8 @@ pub enum Role {
     Enter,
     /// The step with this index.
     Step(usize),
+    /// A line of a route-map.
+    Setting,
     /// The command that leaves configuration.
     Leave,
 }
@@ -56,12 +55,39 @@ impl Batch {
         &self.roles
     }
 
-    /// The batch that makes sure that [`ADVERTISE_MAP`] is there. A `network` with a missing route-map is accepted and
-    /// originates nothing.
+    /// The batches that make a route's map, or make it over. A `network` with a missing route-map is accepted and
+    /// originates nothing. `asn` is what is prepended.
     #[must_use]
-    pub fn route_map() -> Self {
+    pub fn route_map(route: &Route, asn: u32) -> Vec<Self> {
+        let enter = format!("route-map {} permit 10", route.map);
+        let open = || {
+            let mut batch = Self::open(None);
+            batch.push(Role::Enter, &enter);
+            batch
+        };
+        let (mut batches, mut batch) = (Vec::new(), open());
+        for line in settings(route, asn) {
+            if !batch.push(Role::Setting, &line) {
+                batches.push(std::mem::replace(&mut batch, open()).close());
+                batch.push(Role::Setting, &line);
+            }
+        }
+        batches.push(batch.close());
+        batches
+    }
+
+    /// The batches that remove route-maps of ours that nothing uses.
+    #[must_use]
+    pub fn no_route_maps(names: &[MapName]) -> Vec<Self> {
+        // Nine of the longest names fit.
+        names.chunks(8).map(Self::without).collect()
+    }
+
+    fn without(names: &[MapName]) -> Self {
         let mut batch = Self::open(None);
-        batch.push(Role::Enter, &format!("route-map {ADVERTISE_MAP} permit 10"));
+        for name in names {
+            batch.push(Role::Setting, &format!("no route-map {name}"));
+        }
         batch.close()
     }
 
@@ -151,15 +177,46 @@ impl Iterator for Batches<'_> {
 fn command(step: &Step, family: Family) -> Option<String> {
     let of_family = |vip: &Vip| vip.family() == family;
     match step {
-        Step::Advertise(vip) if of_family(vip) => Some(format!("network {} route-map {ADVERTISE_MAP}", vip.prefix())),
+        Step::Advertise(vip, route) if of_family(vip) => {
+            Some(format!("network {} route-map {}", vip.prefix(), route.map))
+        }
         Step::Withdraw(vip) if of_family(vip) => Some(format!("no network {}", vip.prefix())),
-        Step::Advertise(_)
+        Step::Advertise(..)
         | Step::Withdraw(_)
         | Step::TrackVip(..)
         | Step::AddAddress(..)
         | Step::RemoveAddress(_)
         | Step::UntrackVip(_) => None,
     }
+}
+
+/// The lines of a route-map, each shorter than a batch.
+fn settings(route: &Route, asn: u32) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(profile) = &route.profile {
+        let wanted = profile.attributes();
+        lines.extend(list("community", &wanted.communities));
+        lines.extend(list("large-community", &wanted.large_communities));
+        for kind in [ExtendedKind::RouteTarget, ExtendedKind::SiteOfOrigin] {
+            let of_kind = wanted.extended_communities.iter().filter(|community| community.kind == kind);
+            let values: Vec<String> =
+                of_kind.map(|community| format!("{}:{}", community.asn, community.number)).collect();
+            lines.extend(list(&format!("extcommunity {}", kind.as_str()), &values));
+        }
+        lines.extend(wanted.med.map(|med| format!("set metric {med}")));
+        if wanted.prepend > 0 {
+            lines.push(format!("set as-path prepend{}", format!(" {asn}").repeat(wanted.prepend.into())));
+        }
+        lines.extend(wanted.local_preference.map(|preference| format!("set local-preference {preference}")));
+        lines.extend(wanted.origin.map(|origin| format!("set origin {}", origin.as_str())));
+    }
+    lines.extend(route.bandwidth().map(|bandwidth| format!("set extcommunity bandwidth {bandwidth}")));
+    lines
+}
+
+fn list<T: std::fmt::Display>(what: &str, values: &[T]) -> Option<String> {
+    let values: String = values.iter().map(|value| format!(" {value}")).collect();
+    (!values.is_empty()).then(|| format!("set {what}{values}"))
 }
 
 /// What became of a step. `refused` is the first refusal among the commands that open its node.
@@ -184,6 +241,10 @@ fn is_absent(reply: &Reply) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::attributes::{
+        Attributes, MAX_COMMUNITIES, MAX_EXTENDED, MAX_LARGE, MAX_PREPEND, Origin, Profile, communities,
+        extended_communities, large_communities,
+    };
     use proptest::prelude::*;
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -199,9 +260,9 @@ mod tests {
     #[test]
     fn one_batch_per_family_from_configure_to_end() {
         let steps = [
-            Step::Advertise(vip("2001:db8::1")),
+            Step::advertise(vip("2001:db8::1")),
             Step::TrackVip(vip("10.0.0.9"), vec![]),
-            Step::Advertise(vip("10.0.0.1")),
+            Step::advertise(vip("10.0.0.1")),
             Step::Withdraw(vip("10.0.0.2")),
         ];
         let batches: Vec<_> = Batches::new(&steps).collect();
@@ -229,22 +290,89 @@ mod tests {
         assert_eq!(batches.len(), 2);
     }
 
+    fn route(attributes: Attributes) -> Route {
+        Route::new(Profile::new(attributes, |_| 0x12), Some(3))
+    }
+
     #[test]
-    fn the_route_map_is_made_without_touching_bgp() {
-        assert_eq!(lines(&Batch::route_map()), ["configure terminal", "route-map COSMOLET-ADVERTISE permit 10", "end"]);
+    fn the_plain_route_map_sets_nothing_and_bgp_is_not_touched() {
+        let batches = Batch::route_map(&Route::default(), 65001);
+        assert_eq!(batches.len(), 1);
+        assert_eq!(lines(&batches[0]), ["configure terminal", "route-map COSMOLET-ADVERTISE permit 10", "end"]);
+        assert_eq!(
+            lines(&Batch::no_route_maps(&[MapName::PLAIN])[0]),
+            ["configure terminal", "no route-map COSMOLET-ADVERTISE", "end"]
+        );
+    }
+
+    #[test]
+    fn every_attribute_has_its_line() {
+        let route = route(Attributes {
+            communities: communities(["65000:1", "graceful-shutdown"]).unwrap(),
+            large_communities: large_communities(["1:2:3"]).unwrap(),
+            extended_communities: extended_communities(["rt:1:2", "soo:3:4", "rt:5:6"]).unwrap(),
+            med: Some(7),
+            prepend: 2,
+            local_preference: Some(200),
+            origin: Some(Origin::Incomplete),
+            by_endpoints: true,
+        });
+        let batches = Batch::route_map(&route, 65001);
+        assert_eq!(
+            lines(&batches[0])[1..],
+            [
+                "route-map COSMOLET-0000000000000012-W3 permit 10",
+                "set community 65000:1 graceful-shutdown",
+                "set large-community 1:2:3",
+                "set extcommunity rt 1:2 5:6",
+                "set extcommunity soo 3:4",
+                "set metric 7",
+                "set as-path prepend 65001 65001",
+                "set local-preference 200",
+                "set origin incomplete",
+                "set extcommunity bandwidth 300",
+                "end"
+            ]
+        );
+        let command = Batches::new(&[Step::Advertise(vip("10.0.0.1"), route)]).next().unwrap();
+        assert_eq!(lines(&command)[2], "network 10.0.0.1/32 route-map COSMOLET-0000000000000012-W3");
+    }
+
+    /// The longest values that the types let through: no line is lost, and no batch is longer than a read.
+    #[test]
+    fn the_longest_route_map_takes_several_batches() {
+        let large: Vec<String> =
+            (0..MAX_LARGE).map(|n| format!("4294967295:4294967295:{}", u32::MAX - n as u32)).collect();
+        let standard: Vec<String> = (0..MAX_COMMUNITIES).map(|n| format!("64999:{}", 65_535 - n)).collect();
+        let extended: Vec<String> = (0..MAX_EXTENDED).map(|n| format!("rt:65535:{}", u32::MAX - n as u32)).collect();
+        let route = route(Attributes {
+            communities: communities(standard.iter().map(String::as_str)).unwrap(),
+            large_communities: large_communities(large.iter().map(String::as_str)).unwrap(),
+            extended_communities: extended_communities(extended.iter().map(String::as_str)).unwrap(),
+            prepend: MAX_PREPEND,
+            ..Attributes::default()
+        });
+        let batches = Batch::route_map(&route, u32::MAX);
+        let set: Vec<String> = batches.iter().flat_map(lines).filter(|line| line.starts_with("set ")).collect();
+        assert_eq!(set.len(), 4);
+        assert!(batches.len() > 1);
+        for batch in &batches {
+            assert_eq!(batch.bytes().len(), BATCH_BYTES);
+            assert_eq!(lines(batch)[1], "route-map COSMOLET-0000000000000012 permit 10");
+        }
     }
 
     #[test]
     fn an_absent_network_is_withdrawn_already() {
         let reply = Reply { text: "% Can't find static route specified\n".to_owned(), status: Status::ConfigFailed };
         assert_eq!(outcome(&Step::Withdraw(vip("10.0.0.1")), None, &reply), Outcome::Done);
-        assert!(matches!(outcome(&Step::Advertise(vip("10.0.0.1")), None, &reply), Outcome::Retry(..)));
+        assert!(matches!(outcome(&Step::advertise(vip("10.0.0.1")), None, &reply), Outcome::Retry(..)));
     }
 
     #[test]
     fn a_step_in_a_node_that_was_refused_is_tried_again() {
         let reply = Reply { text: "% [BGP] Unknown command: network".to_owned(), status: Status::NoMatch };
-        let step = Step::Advertise(vip("10.0.0.1"));
+        let step = Step::advertise(vip("10.0.0.1"));
         assert_eq!(outcome(&step, Some("No BGP process"), &reply), Outcome::Retry(LOST_RETRY, "No BGP process".into()));
         assert!(matches!(outcome(&step, None, &reply), Outcome::GiveUp(_)));
     }
@@ -255,7 +383,7 @@ mod tests {
             any::<[u16; 8]>().prop_map(|parts| IpAddr::V6(Ipv6Addr::from(parts))),
         ];
         (address, 0..3).prop_map(|(address, kind)| match kind {
-            0 => Step::Advertise(Vip::new(address)),
+            0 => Step::advertise(Vip::new(address)),
             1 => Step::Withdraw(Vip::new(address)),
             _ => Step::AddAddress(Vip::new(address), None),
         })
@@ -283,7 +411,7 @@ mod tests {
                 }
             }
             seen.sort_unstable();
-            let mine = |step: &Step| matches!(step, Step::Advertise(_) | Step::Withdraw(_));
+            let mine = |step: &Step| matches!(step, Step::Advertise(..) | Step::Withdraw(_));
             let wanted: Vec<_> = (0..steps.len()).filter(|index| mine(&steps[*index])).collect();
             prop_assert_eq!(seen, wanted);
         }

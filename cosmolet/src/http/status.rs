@@ -164,6 +164,9 @@ pub struct VipRow {
     pub lease_left_seconds: Option<f64>,
     /// Whose `network` statement FRR has: `ours` or `foreign`.
     pub network: Option<String>,
+    /// The BGP attributes that it is to be advertised with.
+    #[serde(default)]
+    pub attributes: Option<AttributesRow>,
     /// What FRR's RIB holds.
     pub rib: Option<RibRow>,
     /// The last error of a step, until one succeeds.
@@ -174,6 +177,18 @@ pub struct VipRow {
     pub services: Vec<ServiceRow>,
     /// What was counted, by declared port.
     pub traffic: Vec<PortRow>,
+}
+
+/// The BGP attributes of a VIP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttributesRow {
+    /// In words: `community 65000:100, med 50`.
+    pub wanted: String,
+    /// The route-map that sets them.
+    pub route_map: String,
+    /// FRR's `network` statement has that route-map. Never in Connected mode, where only a route-map on the operator's
+    /// `redistribute connected` can set anything.
+    pub set: bool,
 }
 
 /// Why a node may not withdraw a VIP for its traffic.
@@ -476,6 +491,11 @@ pub(super) fn vip_row(vip: Vip, status: &VipStatus, row: &Row, now: Timestamp) -
         loopback: status.loopback.map(owner),
         lease_left_seconds: status.lease_until.map(|until| seconds(until.since(now))),
         network: status.network.map(owner),
+        attributes: status.attributes.as_ref().map(|attributes| AttributesRow {
+            wanted: attributes.route.to_string(),
+            route_map: attributes.route.map.to_string(),
+            set: attributes.set,
+        }),
         rib: status.rib.map(|rib| RibRow { valid: rib.valid, best: rib.best, advertised_to: rib.advertised_to }),
         last_error: status.last_error.clone(),
         ejection_refused: status.ejection_refused.map(|refused| RefusedRow {

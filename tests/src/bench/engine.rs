@@ -145,7 +145,7 @@ impl Bench {
                 self.told();
                 return Ok(advertised);
             }
-            let new = plan.steps().iter().filter(|step| matches!(step, Step::Advertise(_))).count();
+            let new = plan.steps().iter().filter(|step| matches!(step, Step::Advertise(..))).count();
             advertised += u32::try_from(new)?;
             self.confirm(plan);
         }
@@ -169,6 +169,7 @@ fn view(n: u32, condition: EndpointCondition) -> ServiceView {
         terminating: Terminating::Serving,
         prove: cosmolet::engine::proof::Prove::Wait,
         policy: cosmolet::engine::traffic::TrafficPolicy::default(),
+        profile: None,
         endpoints: PerFamily { v4: Endpoints { local, ..Endpoints::default() }, v6: Endpoints::default() },
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use cosmolet::engine::observed::{BgpFault, Owner};
+use cosmolet::engine::observed::{BgpFault, Network};
 use cosmolet::engine::plan::Step;
 use cosmolet::engine::types::Mode;
 use cosmolet::frr::Options;
@@ -19,11 +19,11 @@ async fn frr_down_at_start_is_retried() -> Result<()> {
     let directory = lab.subdirectory("frr-node")?;
     let mut watched = Watched::new(options(&directory));
     watched.fault("Unreachable").await?;
-    ensure_retried(&watched.handle.apply(vec![Step::Advertise(vip("10.7.0.1"))]).await)?;
+    ensure_retried(&watched.handle.apply(vec![Step::advertise(vip("10.7.0.1"))]).await)?;
     let node = Node { frr: Frr::start(&lab, &netns, DYNAMIC, &frr::Options::default())?, netns, _lab: lab };
     let view = watched.up().await?;
     assert!(view.networks.is_empty());
-    ensure_done(&watched.handle.apply(vec![Step::Advertise(vip("10.7.0.1"))]).await)?;
+    ensure_done(&watched.handle.apply(vec![Step::advertise(vip("10.7.0.1"))]).await)?;
     assert_eq!(node.networks()?, ["network 10.7.0.1/32 route-map COSMOLET-ADVERTISE"]);
     Ok(())
 }
@@ -33,7 +33,7 @@ async fn a_killed_bgpd_is_noticed_and_its_replay_asked_for() -> Result<()> {
     let mut node = Node::start(DYNAMIC)?;
     let mut watched = node.watch();
     watched.up().await?;
-    let steps = all(&vips(20), Step::Advertise);
+    let steps = all(&vips(20), Step::advertise);
     ensure_done(&watched.handle.apply(steps.clone()).await)?;
 
     let killed = node.frr.kill(Daemon::Bgpd)?;
@@ -72,16 +72,16 @@ async fn without_router_bgp_nothing_is_created() -> Result<()> {
     let mut watched = node.watch();
     assert_eq!(watched.fault("NoInstance").await?, BgpFault::NoInstance);
     let before = node.running_config()?;
-    ensure_retried(&watched.handle.apply(vec![Step::Advertise(vip("10.7.0.1"))]).await)?;
+    ensure_retried(&watched.handle.apply(vec![Step::advertise(vip("10.7.0.1"))]).await)?;
     assert_eq!(node.running_config()?, before);
     node.frr.configure(&["router bgp 65001"])?;
     let view = watched.up().await?;
     assert_eq!((view.asn, view.generation), (65001, 1));
-    ensure_done(&watched.handle.apply(vec![Step::Advertise(vip("10.7.0.1"))]).await)?;
+    ensure_done(&watched.handle.apply(vec![Step::advertise(vip("10.7.0.1"))]).await)?;
 
     // The instance goes away between two readings: bare `router bgp` must not bring it back.
     node.frr.configure(&["no router bgp 65001"])?;
-    ensure_retried(&watched.handle.apply(vec![Step::Advertise(vip("10.7.0.2"))]).await)?;
+    ensure_retried(&watched.handle.apply(vec![Step::advertise(vip("10.7.0.2"))]).await)?;
     watched.fault("NoInstance").await?;
     assert!(!node.running_config()?.contains("router bgp"));
     Ok(())
@@ -115,14 +115,14 @@ async fn several_instances_are_a_fault_until_one_is_left() -> Result<()> {
     let fault = watched.fault("SeveralInstances").await?;
     assert_eq!(fault, BgpFault::SeveralInstances(vec!["default".to_owned(), "vrf red".to_owned()]));
     let before = node.running_config()?;
-    ensure_retried(&watched.handle.apply(vec![Step::Advertise(vip("10.7.0.1"))]).await)?;
+    ensure_retried(&watched.handle.apply(vec![Step::advertise(vip("10.7.0.1"))]).await)?;
     assert_eq!(node.running_config()?, before);
     node.frr.configure(&["no router bgp 65002 vrf red"])?;
     watched.up().await?;
 
     // A second one appears between two readings: FRR refuses the bare form, and nothing changes.
     node.frr.configure(&["router bgp 65003 view lab"])?;
-    ensure_retried(&watched.handle.apply(vec![Step::Advertise(vip("10.7.0.1"))]).await)?;
+    ensure_retried(&watched.handle.apply(vec![Step::advertise(vip("10.7.0.1"))]).await)?;
     watched.fault("SeveralInstances").await?;
     assert_eq!(node.networks()?, Vec::<String>::new());
     Ok(())
@@ -134,7 +134,7 @@ async fn another_as_number_is_a_fault() -> Result<()> {
     let mut watched = Watched::new(Options { asn: Some(65099), ..options(node.frr.directory()) });
     let fault = watched.fault("AsnMismatch").await?;
     assert_eq!(fault, BgpFault::AsnMismatch { configured: 65099, found: 65001 });
-    ensure_retried(&watched.handle.apply(vec![Step::Advertise(vip("10.7.0.1"))]).await)?;
+    ensure_retried(&watched.handle.apply(vec![Step::advertise(vip("10.7.0.1"))]).await)?;
     assert_eq!(node.networks()?, Vec::<String>::new());
     let mut watched = Watched::new(Options { asn: Some(65001), ..options(node.frr.directory()) });
     watched.up().await?;
@@ -148,17 +148,17 @@ async fn a_paused_bgpd_is_silent_and_recovers_by_itself() -> Result<()> {
     let mut watched = Watched::new(quick);
     watched.up().await?;
     let (before, meanwhile) = (vip("10.7.0.1"), vip("10.7.0.2"));
-    ensure_done(&watched.handle.apply(vec![Step::Advertise(before)]).await)?;
+    ensure_done(&watched.handle.apply(vec![Step::advertise(before)]).await)?;
     node.frr.process(Daemon::Bgpd)?.pause()?;
-    ensure_retried(&watched.handle.apply(vec![Step::Advertise(meanwhile)]).await)?;
+    ensure_retried(&watched.handle.apply(vec![Step::advertise(meanwhile)]).await)?;
     watched.fault("Silent").await?;
     // Long enough to fill the backlog of the socket.
     tokio::time::sleep(Duration::from_secs(3)).await;
     node.frr.process(Daemon::Bgpd)?.resume()?;
     let view = watched.view("a new connection", |view| view.generation > 1).await?;
-    assert_eq!(view.networks.get(&before), Some(&Owner::Ours), "it was not restarted");
+    assert_eq!(view.networks.get(&before), Some(&Network::PLAIN), "it was not restarted");
     // Whether the step that timed out ran nobody knows: both ways are right, and to repeat it is safe.
-    ensure_done(&watched.handle.apply(vec![Step::Advertise(meanwhile)]).await)?;
+    ensure_done(&watched.handle.apply(vec![Step::advertise(meanwhile)]).await)?;
     assert_eq!(node.networks()?.len(), 2);
     Ok(())
 }

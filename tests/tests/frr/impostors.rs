@@ -17,7 +17,7 @@ use cosmolet_tests::frr::{self, Frr};
 use crate::{DYNAMIC, Node, Watched, all, ensure_done, ensure_retried, options, vip, vips};
 
 /// A vty server that is not FRR: `answer` gives the bytes of a reply to each command, or `None` to hang up.
-fn server(directory: &Path, answer: impl Fn(&str) -> Option<Vec<u8>> + Send + Sync + 'static) -> Result<()> {
+pub(crate) fn server(directory: &Path, answer: impl Fn(&str) -> Option<Vec<u8>> + Send + Sync + 'static) -> Result<()> {
     use std::io::{Read, Write};
     let listener = UnixListener::bind(directory.join("bgpd.vty"))?;
     let answer = Arc::new(answer);
@@ -41,7 +41,7 @@ fn server(directory: &Path, answer: impl Fn(&str) -> Option<Vec<u8>> + Send + Sy
 }
 
 /// Answers as an FRR with one instance that takes every command.
-fn willing(line: &str) -> Option<Vec<u8>> {
+pub(crate) fn willing(line: &str) -> Option<Vec<u8>> {
     let text: &[u8] = match line {
         "show running-config" => b"router bgp 65001\nexit\n",
         line if line.starts_with("show bgp") => b"{}",
@@ -65,7 +65,7 @@ async fn a_step_is_on_the_socket_at_once() -> Result<()> {
     watched.up().await?;
     let mut times = Vec::new();
     for round in 0..500 {
-        let step = if round % 2 == 0 { Step::Advertise } else { Step::Withdraw };
+        let step = if round % 2 == 0 { Step::advertise } else { Step::Withdraw };
         let start = Instant::now();
         ensure_done(&watched.handle.apply(vec![step(vip("10.7.0.1"))]).await)?;
         // The first one carries the route-map before it.
@@ -101,7 +101,7 @@ async fn impostors_are_faults_and_give_way() -> Result<()> {
         let quick = Options { patience: Duration::from_millis(50), ..Options::new(&directory) };
         let mut watched = Watched::new(quick);
         watched.fault(reason).await.with_context(|| format!("case {number}"))?;
-        ensure_retried(&watched.handle.apply(vec![Step::Advertise(vip("10.7.0.1"))]).await)?;
+        ensure_retried(&watched.handle.apply(vec![Step::advertise(vip("10.7.0.1"))]).await)?;
         std::fs::remove_file(directory.join("bgpd.vty"))?;
         let _frr = Frr::start(&lab, &netns, DYNAMIC, &frr::Options::default())?;
         watched.up().await?;
@@ -123,7 +123,7 @@ async fn a_connection_lost_half_way_leaves_the_rest_unknown() -> Result<()> {
     })?;
     let mut watched = Watched::new(options(&directory));
     watched.up().await?;
-    let steps = all(&vips(100), Step::Advertise);
+    let steps = all(&vips(100), Step::advertise);
     let applied = watched.handle.apply(steps.clone()).await;
     let (done, others): (Vec<_>, Vec<_>) = applied.iter().partition(|applied| applied.outcome == Outcome::Done);
     assert_eq!((done.len(), others.len()), (60, 40));

@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, reason = "the helpers of tests fail like tests")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "a wait passes over every event but those it is for")]
 
+mod attributes;
 mod faults;
 mod impostors;
 mod pace;

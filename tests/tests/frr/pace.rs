@@ -58,7 +58,7 @@ async fn pipelining_keeps_up_with_a_raw_client() -> Result<()> {
         raw_lines(&vips, |vip| format!("network {} route-map COSMOLET-ADVERTISE", vip.prefix())),
         raw_lines(&vips, |vip| format!("no network {}", vip.prefix())),
     ];
-    let steps = [all(&vips, Step::Advertise), all(&vips, Step::Withdraw)];
+    let steps = [all(&vips, Step::advertise), all(&vips, Step::Withdraw)];
     let (mut raw, mut ours): ([Vec<Cost>; 2], [Vec<Cost>; 2]) = Default::default();
     for _ in 0..5 {
         for (costs, by_edge) in [(&mut raw, false), (&mut ours, true)] {
@@ -111,7 +111,7 @@ async fn an_operator_who_removes_the_instance_meanwhile_does_no_harm() -> Result
     let (mut done, mut other) = (0, 0);
     let end = Instant::now() + Duration::from_secs(3);
     while Instant::now() < end {
-        for step in [Step::Advertise, Step::Withdraw] {
+        for step in [Step::advertise, Step::Withdraw] {
             for applied in watched.handle.apply(all(&vips, step)).await {
                 *(if applied.outcome == Outcome::Done { &mut done } else { &mut other }) += 1;
             }

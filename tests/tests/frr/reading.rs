@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use cosmolet::engine::observed::{Owner, RibState};
+use cosmolet::engine::observed::{Network, RibState};
 use cosmolet::engine::plan::Step;
 use cosmolet::engine::types::{Mode, PerFamily};
 use cosmolet::frr::Options;
@@ -47,10 +47,10 @@ exit
     assert_eq!((view.asn, view.generation), (4_200_000_011, 1));
     assert_eq!(view.modes, PerFamily { v4: Mode::Connected, v6: Mode::Dynamic });
     let networks = [
-        ("10.0.0.11", Owner::Foreign),
-        ("10.0.0.12", Owner::Ours),
-        ("2001:db8::11", Owner::Foreign),
-        ("2001:db8::12", Owner::Ours),
+        ("10.0.0.11", Network::Foreign),
+        ("10.0.0.12", Network::Ours(None)),
+        ("2001:db8::11", Network::Foreign),
+        ("2001:db8::12", Network::Ours(None)),
     ];
     assert_eq!(view.networks, networks.map(|(text, owner)| (vip(text), owner)).into());
     let peers: Vec<_> = view.peers.iter().map(|peer| (peer.name.as_str(), peer.established)).collect();
@@ -84,7 +84,7 @@ async fn a_vip_that_is_not_on_the_loopback_is_not_valid() -> Result<()> {
     let mut watched = node.watch();
     watched.up().await?;
     let vip = vip("10.7.0.1");
-    ensure_done(&watched.handle.apply(vec![Step::Advertise(vip)]).await)?;
+    ensure_done(&watched.handle.apply(vec![Step::advertise(vip)]).await)?;
     assert_eq!(watched.rib(&[vip], |_| true).await?, RibState::default());
     node.add_loopback(vip)?;
     watched.handle.watch_rib(vec![vip], true);

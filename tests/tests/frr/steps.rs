@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use cosmolet::engine::observed::{BgpView, Owner, RibState};
+use cosmolet::engine::observed::{BgpView, Network, RibState};
 use cosmolet::engine::plan::{Outcome, Step};
 use cosmolet::frr::Options;
 use cosmolet_tests::Lab;
@@ -12,7 +12,7 @@ use cosmolet_tests::frr::{self, Frr};
 use cosmolet_tests::netns::{End, veth};
 use tokio::time::timeout;
 
-use crate::{DYNAMIC, LIMIT, Node, Watched, all, ensure_done, options, vip, vips};
+use crate::{DYNAMIC, Node, Watched, all, ensure_done, options, vip, vips};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vips_are_advertised_and_withdrawn_in_both_families() -> Result<()> {
@@ -37,11 +37,11 @@ async fn vips_are_advertised_and_withdrawn_in_both_families() -> Result<()> {
     for vip in pair {
         node.add_address("lo", vip.prefix())?;
     }
-    ensure_done(&watched.handle.apply(all(&pair, Step::Advertise)).await)?;
+    ensure_done(&watched.handle.apply(all(&pair, Step::advertise)).await)?;
     watched.rib(&pair, |rib| rib == RibState { valid: true, best: true, advertised_to: 1 }).await?;
-    watched.view("our networks", |view| pair.iter().all(|vip| view.networks.get(vip) == Some(&Owner::Ours))).await?;
+    watched.view("our networks", |view| pair.iter().all(|vip| view.networks.get(vip) == Some(&Network::PLAIN))).await?;
     // Again, and an UPDATE must not follow: FRR takes it for what it has.
-    ensure_done(&watched.handle.apply(all(&pair, Step::Advertise)).await)?;
+    ensure_done(&watched.handle.apply(all(&pair, Step::advertise)).await)?;
 
     ensure_done(&watched.handle.apply(all(&pair, Step::Withdraw)).await)?;
     watched.rib(&pair, |rib| rib == RibState::default()).await?;
@@ -57,14 +57,14 @@ async fn a_network_of_somebody_else_survives() -> Result<()> {
     watched.up().await?;
     let before = node.running_config()?;
     let theirs = [vip("10.7.0.1"), vip("10.7.0.2")];
-    for step in [Step::Withdraw, Step::Advertise] {
+    for step in [Step::Withdraw, Step::advertise] {
         let applied = watched.handle.apply(all(&theirs, step)).await;
         assert!(applied.iter().all(|applied| matches!(applied.outcome, Outcome::GiveUp(_))), "{applied:?}");
     }
     assert_eq!(node.running_config()?, before, "not even a route-map");
 
     let ours = vip("10.7.0.3");
-    ensure_done(&watched.handle.apply(vec![Step::Advertise(ours)]).await)?;
+    ensure_done(&watched.handle.apply(vec![Step::advertise(ours)]).await)?;
     ensure_done(&watched.handle.apply(vec![Step::Withdraw(ours)]).await)?;
     let map = "route-map COSMOLET-ADVERTISE permit 10\nexit\n!\n";
     let after = node.running_config()?.replace(map, "");
@@ -79,11 +79,15 @@ async fn a_removed_route_map_is_put_back() -> Result<()> {
     let quick = Options { period: Duration::from_millis(100), ..options(node.frr.directory()) };
     let mut watched = Watched::new(quick);
     watched.up().await?;
-    ensure_done(&watched.handle.apply(vec![Step::Advertise(vip("10.7.0.1"))]).await)?;
+    ensure_done(&watched.handle.apply(vec![Step::advertise(vip("10.7.0.1"))]).await)?;
     node.frr.configure(&["no route-map COSMOLET-ADVERTISE"])?;
-    cosmolet_tests::wait::until_true("the route-map is back", LIMIT, || {
-        Ok(node.running_config()?.contains("route-map COSMOLET-ADVERTISE permit 10"))
-    })
+    let unmapped = |view: &BgpView| view.networks.get(&vip("10.7.0.1")) == Some(&Network::Ours(None));
+    watched.view("the network without its route-map", unmapped).await?;
+    // The engine's answer to that.
+    ensure_done(&watched.handle.apply(vec![Step::advertise(vip("10.7.0.1"))]).await)?;
+    assert!(node.running_config()?.contains("route-map COSMOLET-ADVERTISE permit 10"));
+    let whole = |view: &BgpView| view.networks.get(&vip("10.7.0.1")) == Some(&Network::PLAIN);
+    watched.view("the network with its route-map", whole).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,7 +108,7 @@ async fn a_thousand_vips_go_in_and_out() -> Result<()> {
     watched.up().await?;
     let vips = vips(1000);
     let start = Instant::now();
-    let applied = watched.handle.apply(all(&vips, Step::Advertise)).await;
+    let applied = watched.handle.apply(all(&vips, Step::advertise)).await;
     let added = start.elapsed();
     ensure_done(&applied)?;
     let named: BTreeSet<_> = applied.iter().map(|applied| applied.step.vip()).collect();
@@ -125,9 +129,9 @@ async fn an_apply_that_was_given_up_does_not_confuse_the_next() -> Result<()> {
     let mut watched = node.watch();
     watched.up().await?;
     let vips = vips(1000);
-    let given_up = timeout(Duration::from_millis(3), watched.handle.apply(all(&vips, Step::Advertise))).await;
+    let given_up = timeout(Duration::from_millis(3), watched.handle.apply(all(&vips, Step::advertise))).await;
     assert!(given_up.is_err(), "1000 VIPs take longer");
-    let applied = watched.handle.apply(vec![Step::Withdraw(vip("10.99.0.1")), Step::Advertise(vip("10.99.0.2"))]).await;
+    let applied = watched.handle.apply(vec![Step::Withdraw(vip("10.99.0.1")), Step::advertise(vip("10.99.0.2"))]).await;
     ensure_done(&applied)?;
     assert!(node.networks()?.iter().any(|line| line.contains("10.99.0.2/32")));
     Ok(())

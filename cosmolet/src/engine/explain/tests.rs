@@ -28,6 +28,7 @@ fn engine(mode: TrafficMode, ready: usize) -> Engine {
         terminating: Terminating::Serving,
         prove: Prove::Never,
         policy: TrafficPolicy::default(),
+        profile: None,
         endpoints: PerFamily { v4: endpoints.clone(), v6: endpoints },
     };
     for event in [

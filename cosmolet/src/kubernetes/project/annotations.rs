@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::Selection;
+use crate::engine::attributes::{self, Attributes};
 use crate::engine::proof::Prove;
 use crate::engine::service::Terminating;
 use crate::engine::traffic::{OnFault, SecondKey, TrafficPolicy};
@@ -23,6 +25,24 @@ pub const ON_TRAFFIC_FAULT: &str = "cosmolet.io/on-traffic-fault";
 /// `probe` or `passive`: what must join a suspicion by failing handshakes before it convicts.
 pub const ON_TRAFFIC_EVIDENCE: &str = "cosmolet.io/on-traffic-evidence";
 
+/// Standard communities, with blanks or commas between them. This one and the following name the BGP attributes that the
+/// Service's VIPs are advertised with; each stands in the place of `bgp.attributes.…` of the configuration.
+pub const COMMUNITIES: &str = "cosmolet.io/communities";
+/// Large communities.
+pub const LARGE_COMMUNITIES: &str = "cosmolet.io/large-communities";
+/// Extended communities.
+pub const EXTENDED_COMMUNITIES: &str = "cosmolet.io/extended-communities";
+/// MED.
+pub const MED: &str = "cosmolet.io/med";
+/// How often the own AS number is prepended.
+pub const PREPEND: &str = "cosmolet.io/prepend";
+/// Local preference.
+pub const LOCAL_PREFERENCE: &str = "cosmolet.io/local-preference";
+/// `igp`, `egp` or `incomplete`.
+pub const ORIGIN: &str = "cosmolet.io/origin";
+/// `none` or `endpoints`: link bandwidth by the number of usable endpoints on the node.
+pub const WEIGHT: &str = "cosmolet.io/weight";
+
 /// Something about a Service's annotations that its owner should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
@@ -37,6 +57,8 @@ pub enum Notice {
     },
     /// The Service uses [`ADVERTISE_ALIAS`].
     Deprecated,
+    /// `bgp.attributes.from_services` is `false`, and the Service asks for some.
+    AttributesNotAllowed(&'static str),
 }
 
 /// What a Service's annotations say.
@@ -50,6 +72,8 @@ pub(super) struct Annotations {
     pub(super) prove: Prove,
     /// [`ON_TRAFFIC_FAULT`] and [`ON_TRAFFIC_EVIDENCE`].
     pub(super) policy: TrafficPolicy,
+    /// [`COMMUNITIES`] to [`WEIGHT`], over what the configuration has.
+    pub(super) attributes: Attributes,
     /// What is wrong with them.
     pub(super) notices: Vec<Notice>,
 }
@@ -59,7 +83,7 @@ impl Notice {
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
-            Self::BadValue { .. } => "ignored",
+            Self::BadValue { .. } | Self::AttributesNotAllowed(_) => "ignored",
             Self::Deprecated => "deprecated",
         }
     }
@@ -69,15 +93,36 @@ impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadValue { key, value, rule } => write!(f, "{key}: {value:?} is ignored: it {rule}"),
+            Self::AttributesNotAllowed(key) => write!(f, "{key} is ignored: bgp.attributes.from_services is false"),
             Self::Deprecated => write!(f, "{ADVERTISE_ALIAS} is deprecated: use {ADVERTISE}"),
         }
     }
 }
 
+/// Takes a value over into the attributes; or leaves them as they are, and says which rule the value breaks.
+type Setter = fn(&mut Attributes, &str) -> Result<(), &'static str>;
+
+const ATTRIBUTES: [(&str, Setter); 8] = [
+    (COMMUNITIES, |to, text| attributes::communities(words(text)).map(|read| to.communities = read)),
+    (LARGE_COMMUNITIES, |to, text| attributes::large_communities(words(text)).map(|read| to.large_communities = read)),
+    (EXTENDED_COMMUNITIES, |to, text| {
+        attributes::extended_communities(words(text)).map(|read| to.extended_communities = read)
+    }),
+    (MED, |to, text| attributes::number(text).map(|read| to.med = Some(read))),
+    (PREPEND, |to, text| attributes::prepend(text).map(|read| to.prepend = read)),
+    (LOCAL_PREFERENCE, |to, text| attributes::number(text).map(|read| to.local_preference = Some(read))),
+    (ORIGIN, |to, text| attributes::origin(text).map(|read| to.origin = Some(read))),
+    (WEIGHT, |to, text| attributes::weight(text).map(|read| to.by_endpoints = read)),
+];
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split([',', ' ']).filter(|word| !word.is_empty())
+}
+
 impl Annotations {
     /// Reads the annotations of a Service.
-    pub(super) fn read(annotations: Option<&BTreeMap<String, String>>) -> Self {
-        let mut read = Self::default();
+    pub(super) fn read(annotations: Option<&BTreeMap<String, String>>, selection: &Selection) -> Self {
+        let mut read = Self { attributes: selection.attributes.clone(), ..Self::default() };
         let Some(annotations) = annotations else { return read };
         let get = |key| annotations.get(key).map(String::as_str);
         let advertise = get(ADVERTISE).map(|value| (ADVERTISE, value)).or_else(|| {
@@ -100,6 +145,18 @@ impl Annotations {
         }
         if let Some(value) = get(ON_TRAFFIC_EVIDENCE) {
             read.policy.evidence = read.allowed(ON_TRAFFIC_EVIDENCE, value, check_evidence(value)).unwrap_or_default();
+        }
+        for (key, set) in ATTRIBUTES {
+            match get(key) {
+                Some(_) if !selection.attributes_from_services => read.notices.push(Notice::AttributesNotAllowed(key)),
+                Some(value) => {
+                    let mut attributes = std::mem::take(&mut read.attributes);
+                    let checked = set(&mut attributes, value);
+                    read.attributes = attributes;
+                    read.allowed(key, value, checked);
+                }
+                None => {}
+            }
         }
         read
     }
@@ -181,7 +238,7 @@ mod tests {
 
     fn read(pairs: &[(&str, &str)]) -> Annotations {
         let map = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Annotations::read(Some(&map))
+        Annotations::read(Some(&map), &Selection::new("n1"))
     }
 
     #[test]
@@ -213,7 +270,7 @@ mod tests {
     fn terminating_is_read() {
         assert_eq!(read(&[(TERMINATING, "ready")]).terminating, Terminating::Ready);
         assert_eq!(read(&[(TERMINATING, "serving")]).terminating, Terminating::Serving);
-        assert_eq!(Annotations::read(None), Annotations::default());
+        assert_eq!(Annotations::read(None, &Selection::new("n1")), Annotations::default());
     }
 
     #[test]
@@ -235,5 +292,33 @@ mod tests {
         assert_eq!(chosen.policy, policy(OnFault::Ignore, SecondKey::Passive));
         let bad = read(&[(ON_TRAFFIC_FAULT, "depreference"), (ON_TRAFFIC_EVIDENCE, "")]);
         assert_eq!((bad.policy, bad.notices.len()), (TrafficPolicy::default(), 2));
+    }
+
+    #[test]
+    fn attributes_are_read_over_those_of_the_configuration() {
+        let pairs = [(COMMUNITIES, "65000:1, graceful-shutdown"), (MED, "7"), (PREPEND, "11"), (WEIGHT, "endpoints")];
+        let map = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let configured = Attributes { med: Some(5), prepend: 2, ..Attributes::default() };
+        let mut selection = Selection { attributes: configured.clone(), ..Selection::new("n1") };
+        let read = Annotations::read(Some(&map), &selection);
+        assert_eq!(
+            read.attributes.to_string(),
+            "community 65000:1 graceful-shutdown, med 7, prepend 2, weight by endpoints"
+        );
+        let rule = attributes::PREPEND_RULE;
+        assert_eq!(read.notices, [Notice::BadValue { key: PREPEND, value: "11".into(), rule }]);
+
+        selection.attributes_from_services = false;
+        let read = Annotations::read(Some(&map), &selection);
+        assert_eq!((read.attributes, read.notices.len()), (configured, 4));
+        assert_eq!(read.notices[1].to_string(), "cosmolet.io/med is ignored: bgp.attributes.from_services is false");
+    }
+
+    #[test]
+    fn an_empty_list_takes_the_configured_one_away() {
+        let configured = Attributes { communities: attributes::communities(["1:1"]).unwrap(), ..Attributes::default() };
+        let selection = Selection { attributes: configured, ..Selection::new("n1") };
+        let map = [(COMMUNITIES.to_owned(), String::new())].into();
+        assert!(Annotations::read(Some(&map), &selection).attributes.is_empty());
     }
 }

@@ -17,7 +17,8 @@ mod reference;
 mod tests;
 
 pub use annotations::{
-    ADVERTISE, ADVERTISE_ALIAS, Notice, ON_TRAFFIC_EVIDENCE, ON_TRAFFIC_FAULT, PROVE, TERMINATING, check_advertise,
+    ADVERTISE, ADVERTISE_ALIAS, COMMUNITIES, EXTENDED_COMMUNITIES, LARGE_COMMUNITIES, LOCAL_PREFERENCE, MED, Notice,
+    ON_TRAFFIC_EVIDENCE, ON_TRAFFIC_FAULT, ORIGIN, PREPEND, PROVE, TERMINATING, WEIGHT, check_advertise,
     check_evidence, check_fault, check_prove, check_terminating,
 };
 pub use index::{Notices, Projector};
@@ -28,6 +29,7 @@ use std::sync::Arc;
 #[cfg(test)]
 use crate as daemon;
 
+use crate::engine::attributes::Profile;
 use crate::engine::proof::Prove;
 use crate::engine::service::{EndpointCounts, LocalEndpoint, NodeView, PodView, RefusedAddress, Terminating, VipClaim};
 use crate::engine::traffic::TrafficPolicy;
@@ -108,6 +110,8 @@ pub struct ServiceSummary {
     pub prove: Prove,
     /// What its owner wants of the traffic verdict.
     pub policy: TrafficPolicy,
+    /// The attributes that its VIPs are advertised with.
+    pub profile: Option<Arc<Profile>>,
     /// What is wrong with its annotations.
     pub notices: Box<[Notice]>,
 }

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use super::annotations::Annotations;
 use super::{Kind, Object, ObjectId, Selection, ServiceSummary, SliceSummary, Summary};
+use crate::engine::attributes::Profile;
 use crate::engine::service::{
     EndpointCondition, EndpointCounts, EndpointScope, LocalEndpoint, NodeView, PodView, Refusal, RefusedAddress,
     VipClaim, VipKind,
@@ -56,13 +57,14 @@ impl Project for Service {
 
     /// `None` if no address is taken from it and nothing is wrong with it.
     fn summary(&self, selection: &Selection) -> Option<Summary> {
-        let annotations = Annotations::read(self.metadata.annotations.as_ref());
+        let annotations = Annotations::read(self.metadata.annotations.as_ref(), selection);
         let spec = self.spec.as_ref()?;
         let mut summary = ServiceSummary {
             ports: sorted(spec.ports.iter().flatten().filter_map(port)),
             terminating: annotations.terminating,
             prove: annotations.prove,
             policy: annotations.policy,
+            profile: Profile::new(annotations.attributes, digest),
             notices: annotations.notices.into(),
             ..ServiceSummary::default()
         };
@@ -164,6 +166,12 @@ impl Project for Pod {
             crash_loop: containers().any(in_crash_loop),
         }))
     }
+}
+
+/// The digest that names a route-map: 64 bits of SHA-256, so that nobody finds a second text with the digest of a first.
+fn digest(text: &str) -> u64 {
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().take(8).fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
 }
 
 /// The nodes on which these slices name an endpoint of a family that is ready, or drains and still serves.

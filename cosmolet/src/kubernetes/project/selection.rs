@@ -7,6 +7,7 @@ use std::str::FromStr;
 use kube::core::{Expression, Selector, SelectorExt};
 use thiserror::Error;
 
+use crate::engine::attributes::Attributes;
 use crate::engine::service::VipKind;
 
 /// The configured choice of Services.
@@ -34,6 +35,10 @@ pub struct Selection {
     /// `services.cordon` is `withdraw`: a node that takes no new pods takes no traffic either. By default it does,
     /// because its pods still run (kubernetes/kubernetes#65013 was the regression when it did not).
     pub cordon_withdraws: bool,
+    /// `bgp.attributes.*`: what VIPs are advertised with where their Service says nothing.
+    pub attributes: Attributes,
+    /// `bgp.attributes.from_services`: whether it may say anything.
+    pub attributes_from_services: bool,
 }
 
 impl Selection {
@@ -48,6 +53,8 @@ impl Selection {
             load_balancer_classes: BTreeSet::new(),
             drain_taints: BTreeSet::new(),
             cordon_withdraws: false,
+            attributes: Attributes::default(),
+            attributes_from_services: true,
         }
     }
 }

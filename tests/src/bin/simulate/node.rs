@@ -207,6 +207,7 @@ fn service(vip: Vip, evidence: SecondKey) -> ServiceView {
         terminating: Terminating::Serving,
         prove: Prove::Never,
         policy: TrafficPolicy { evidence, ..TrafficPolicy::default() },
+        profile: None,
         endpoints: PerFamily { v4: endpoints.clone(), v6: endpoints },
     }
 }
