@@ -113,11 +113,13 @@ fn invisible(vip: &VipRow, status: &Status) -> Option<String> {
     if !rib.valid {
         Some(format!("VIP {}: advertised, but FRR's RIB has no valid path of this node", vip.vip))
     } else if rib.advertised_to == 0 && heard {
-        Some(format!(
-            "VIP {}: in FRR's RIB, but advertised to no peer: does an outbound route-map or prefix-list drop it, or is \
-             another path better?",
-            vip.vip
-        ))
+        let prepended = vip.attributes.as_ref().is_some_and(|attributes| attributes.wanted.contains("prepend "));
+        let why = if prepended {
+            "its AS path is prepended, which an outbound as-path filter of ^$ does not let through"
+        } else {
+            "does an outbound route-map or prefix-list drop it, or is another path better?"
+        };
+        Some(format!("VIP {}: in FRR's RIB, but advertised to no peer: {why}", vip.vip))
     } else {
         None
     }

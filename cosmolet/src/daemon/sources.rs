@@ -51,11 +51,12 @@ pub(super) async fn spawn(
         Source::Manifests(directory) => {
             // A directory without a Node object describes a healthy node; one that has it says so before it has synced.
             events.send(Event::Node(NodeView::default())).await.context("the control loop is gone")?;
-            let (problems, seen) = watch::channel(Vec::new());
-            tasks.spawn(tell_problems(seen, book));
+            let complaints = manifests::Complaints::default();
+            tasks.spawn(tell_problems(complaints.problems.subscribe(), Arc::clone(&book)));
+            tasks.spawn(tell_notices(complaints.notices.subscribe(), book));
             let directory = directory.clone();
             tasks.spawn(async move {
-                manifests::run(directory, selection, events, problems).await;
+                manifests::run(directory, selection, events, complaints).await;
                 Ok(())
             });
         }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::FileProblem;
 use super::parse::{Format, MAX_FILE, Refusal, parse};
 use crate::engine::event::Event;
-use crate::kubernetes::project::{Object, ObjectId, Projector, Selection};
+use crate::kubernetes::project::{Notices, Object, ObjectId, Projector, Selection};
 
 /// What tells one content of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +111,11 @@ impl Files {
 
     pub(super) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// What is wrong with annotations.
+    pub(super) const fn notices(&self) -> &Arc<Notices> {
+        self.projector.notices()
     }
 
     /// No file has given anything yet.

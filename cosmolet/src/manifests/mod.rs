@@ -16,6 +16,7 @@ mod watch;
 mod tests;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch as watch_channel};
 use tokio::time::{Instant, sleep_until};
@@ -23,7 +24,7 @@ use tokio::time::{Instant, sleep_until};
 pub use parse::{MAX_DOCUMENT, MAX_FILE, MAX_OBJECTS};
 
 use crate::engine::event::{Event, SourceState};
-use crate::kubernetes::project::{Object, Selection};
+use crate::kubernetes::project::{Notices, Object, Selection};
 use source::Source;
 use watch::Watch;
 
@@ -36,6 +37,15 @@ pub struct FileProblem {
     pub line: Option<usize>,
     /// What is wrong.
     pub reason: String,
+}
+
+/// What is told besides events: always all that is wrong now.
+#[derive(Debug, Default)]
+pub struct Complaints {
+    /// The problems of single files.
+    pub problems: watch_channel::Sender<Vec<FileProblem>>,
+    /// What is wrong with annotations of Services.
+    pub notices: watch_channel::Sender<Arc<Notices>>,
 }
 
 /// Reads the bytes of one YAML file, as [`run`] reads each file of its directory.
@@ -53,13 +63,8 @@ pub fn read_yaml(bytes: &[u8], selection: &Selection) -> Result<Vec<Object>, Fil
 /// Follows a directory and sends what changes for this node, until the receiver of `events` is gone.
 ///
 /// Sends `Source(Synced)` after the first whole reading, and `Source(Stale)` with the reason while the directory
-/// cannot be read, also if it never could. All problems of single files are always in `problems`.
-pub async fn run(
-    directory: PathBuf,
-    selection: Selection,
-    events: mpsc::Sender<Event>,
-    problems: watch_channel::Sender<Vec<FileProblem>>,
-) {
+/// cannot be read, also if it never could.
+pub async fn run(directory: PathBuf, selection: Selection, events: mpsc::Sender<Event>, complaints: Complaints) {
     let mut source = Source::new(directory, selection);
     let mut watch = None;
     if events.send(Event::Source(SourceState::Syncing)).await.is_err() {
@@ -79,7 +84,12 @@ pub async fn run(
                 return;
             }
         }
-        problems.send_if_modified(|known| source.update_problems(known));
+        complaints.problems.send_if_modified(|known| source.update_problems(known));
+        complaints.notices.send_if_modified(|told| {
+            let news = !Arc::ptr_eq(told, source.notices());
+            told.clone_from(source.notices());
+            news
+        });
         tokio::select! {
             () = events.closed() => return,
             () = arrived(watch.as_ref()) => {}

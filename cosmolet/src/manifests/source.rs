@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -17,7 +18,7 @@ use super::FileProblem;
 use super::files::{Files, Loaded, Stamp};
 use super::watch::{Hints, Watch};
 use crate::engine::event::{Event, SourceState};
-use crate::kubernetes::project::Selection;
+use crate::kubernetes::project::{Notices, Selection};
 
 /// How long a file that may not be whole is left alone before it is looked at again.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -127,6 +128,11 @@ impl Source {
         }
         *known = problems;
         true
+    }
+
+    /// What is wrong with annotations.
+    pub(super) const fn notices(&self) -> &Arc<Notices> {
+        self.files.notices()
     }
 
     fn try_look(&mut self, hints: Hints, now: Instant, events: &mut Vec<Event>) -> io::Result<()> {

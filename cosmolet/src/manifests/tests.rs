@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use super::Complaints;
 use super::{FileProblem, run};
 use crate::engine::event::{Event, SourceState};
 use crate::engine::service::NodeView;
@@ -37,9 +38,10 @@ impl Bench {
 
     fn follow(root: TempDir) -> Self {
         let (sender, events) = mpsc::channel(64);
-        let (problem_sender, problems) = watch::channel(Vec::new());
+        let complaints = Complaints::default();
+        let problems = complaints.problems.subscribe();
         let selection = Selection { drain_taints: ["drain".to_owned()].into(), ..Selection::new("n1") };
-        tokio::spawn(run(root.path().join("manifests"), selection, sender, problem_sender));
+        tokio::spawn(run(root.path().join("manifests"), selection, sender, complaints));
         Self { root, events, problems }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! A fabric costs seconds: each test raises one and tells a whole story on it.
 
+mod attributes;
 mod bad_input;
 mod configuration;
 mod endpoints;

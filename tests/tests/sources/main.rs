@@ -19,9 +19,10 @@ use anyhow::{Context, Result, ensure};
 use cosmolet::engine::event::{Event, SourceState};
 use cosmolet::engine::service::{NodeView, PodView, ServiceView, VipKind};
 use cosmolet::engine::types::{PodKey, ServiceKey};
+use cosmolet::kubernetes;
 use cosmolet::kubernetes::project::Selection;
 use cosmolet::kubernetes::watch::Timings;
-use cosmolet::{kubernetes, manifests};
+use cosmolet::manifests::{self, Complaints};
 use cosmolet_tests::api_server::{ApiServer, Place, User};
 use cosmolet_tests::manifests::Manifests;
 use cosmolet_tests::objects::{self, State};
@@ -29,7 +30,7 @@ use cosmolet_tests::{Lab, wait};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 const NODE: &str = "n1";
 const LIMIT: Duration = Duration::from_secs(60);
@@ -68,8 +69,8 @@ impl Follower {
     }
 
     fn manifests(directory: &Manifests) -> Result<Self> {
-        let (path, problems) = (directory.path().to_owned(), watch::channel(Vec::new()).0);
-        Self::start(async |events| manifests::run(path, selection(), events, problems).await)
+        let path = directory.path().to_owned();
+        Self::start(async |events| manifests::run(path, selection(), events, Complaints::default()).await)
     }
 
     fn start<F>(source: impl FnOnce(mpsc::Sender<Event>) -> F) -> Result<Self>
