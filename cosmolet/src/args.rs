@@ -28,6 +28,7 @@ Examples:
   cosmolet status                                     which VIPs does this node advertise, and why not the others?
   cosmolet status -o json | jq '.vips[] | select(.state == \"withdrawn\")'
   cosmolet explain 10.50.0.7                          everything about one of them
+  cosmolet doctor                                     what is wrong with FRR or the node, and the fix
 
 Exit codes: 0 all is well; 1 it failed; 2 the command line is wrong; for `status` also 3: the daemon answers, but
 something is wrong.";
@@ -79,6 +80,18 @@ unknown (no handshake is followed), blind (answers take another way), unproven (
 convicted, trial; docs/traffic-verdict.md explains the rule.
 
 Exit codes: 0 explained; 1 no daemon answers, or it does not know the VIP; 2 the command line is wrong.";
+
+const AFTER_DOCTOR: &str = "\
+Examples:
+  cosmolet doctor                                      on a node, beside the daemon or before there is one
+  cosmolet doctor --config ./cosmolet.yaml             FRR's sockets and what is wanted, from this file
+  cosmolet doctor -o json | jq '.[] | select(.verdict == \"wrong\") | {check, seen, fix}'
+  cosmolet doctor --list                               every check, and why it matters
+
+It asks FRR, the kernel and the daemon, and changes nothing. Run it as the daemon's user to see what that one may do.
+
+Exit codes: 0 all is well; 1 it failed; 2 the command line is wrong; 3 something is wrong; 4 there is advice, or something
+could not be looked at.";
 
 const AFTER_COMPLETION: &str = "\
 Examples:
@@ -132,12 +145,37 @@ pub enum Command {
         #[arg(long, short, value_enum, default_value_t = Output::Table)]
         output: Output,
     },
+    /// Look for what operators get wrong in FRR, the kernel and the daemon, and say how to mend it.
+    #[command(after_help = AFTER_DOCTOR)]
+    Doctor {
+        /// The daemon's configuration file.
+        #[arg(long, short, default_value = DEFAULT_CONFIG, env = "COSMOLET_CONFIG")]
+        config: PathBuf,
+        /// Where the daemon listens (http.listen).
+        #[arg(long, short, default_value = "127.0.0.1:9470", env = "COSMOLET_SERVER")]
+        server: String,
+        /// How to print it.
+        #[arg(long, short, value_enum, default_value_t = Output::Table)]
+        output: Output,
+        /// Print every check there is, and why it matters, instead
+        #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "text")]
+        list: Option<Checks>,
+    },
     /// Print the completion script of a shell.
     #[command(after_help = AFTER_COMPLETION)]
     Completion {
         /// The shell.
         shell: clap_complete::Shell,
     },
+}
+
+/// How `doctor --list` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Checks {
+    /// For a terminal.
+    Text,
+    /// The table of docs/doctor.md.
+    Markdown,
 }
 
 /// How `check-config --keys` prints.

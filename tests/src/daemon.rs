@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -121,6 +121,12 @@ impl Daemon {
     pub fn ask_status(&self, args: &[&str]) -> Result<Output> {
         let server = self.http.to_string();
         self.cli(&[&["status", "--server", &server], args].concat())
+    }
+
+    /// Its configuration file.
+    #[must_use]
+    pub fn config(&self) -> &Path {
+        &self.config
     }
 
     /// Replaces the configuration for the next start.

@@ -3,6 +3,7 @@
 pub mod check_config;
 mod client;
 pub mod completion;
+pub mod doctor;
 pub mod explain;
 mod memory;
 pub mod run;
@@ -28,6 +29,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::CheckConfig { file, keys: None } => check_config::run(&file),
         Command::Status { server, output } => status::run(&server, output),
         Command::Explain { vip, server, output } => explain::run(&server, vip, output),
+        Command::Doctor { list: Some(how), .. } => doctor::list(how),
+        Command::Doctor { config, server, output, list: None } => doctor::run(&config, &server, output),
         Command::Completion { shell } => {
             completion::run(shell)?;
             Ok(ExitCode::SUCCESS)

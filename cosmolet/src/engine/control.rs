@@ -107,7 +107,7 @@ impl Engine {
         for claim in &view.vips {
             let pods = &self.pods;
             let healthy = |pod: &PodKey| pods.get(pod).is_none_or(|record| record.healthy(now));
-            let control = view.control_plane(*claim, &healthy);
+            let control = view.control_plane(*claim, healthy);
             let (service, kind, ports) = (view.key.clone(), claim.kind, view.ports.clone());
             let (traffic, prove, proof) = (TrafficHealth::default(), view.prove, Proof::default());
             let policy = view.policy;

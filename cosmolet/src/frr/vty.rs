@@ -56,7 +56,7 @@ impl Line {
     }
 
     /// Takes a literal; one that is too long does not compile in a constant.
-    pub(super) const fn fixed(text: &'static str) -> Self {
+    pub(crate) const fn fixed(text: &'static str) -> Self {
         assert!(text.len() <= Self::MAX, "longer than Line::MAX");
         Self(Cow::Borrowed(text))
     }

@@ -5,6 +5,7 @@
 mod attributes;
 mod bad_input;
 mod configuration;
+mod doctor;
 mod endpoints;
 mod false_alarms;
 mod frr_faults;

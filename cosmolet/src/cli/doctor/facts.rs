@@ -1,0 +1,109 @@
+//! What the checks look at, asked of FRR, the kernel and the daemon. Changes nothing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::sync::watch;
+
+use super::bgp::Frr;
+use super::node::Node;
+use crate::cli::client;
+use crate::config::Config;
+use crate::engine::observed::PeerView;
+use crate::frr::observe::RunningConfig;
+use crate::frr::vty::{Line, Session};
+use crate::http::status::Status;
+use crate::netlink::uplinks;
+
+const PATIENCE: Duration = Duration::from_secs(2);
+const RUNNING: Line = Line::fixed("show running-config");
+const SUMMARY: Line = Line::fixed("show bgp summary json");
+/// Where FRR keeps what `write memory` saves; the second is of setups with a file for each daemon.
+const SAVED: [&str; 2] = ["/etc/frr/frr.conf", "/etc/frr/bgpd.conf"];
+/// linux/timex.h: nothing keeps the clock right.
+const STA_UNSYNC: i32 = 0x40;
+
+/// Asks bgpd. The error is a sentence.
+pub(super) fn frr(sockets: &Path) -> Result<Frr, String> {
+    let runtime = runtime().map_err(|error| format!("{error:#}"))?;
+    let path = sockets.join("bgpd.vty");
+    let asked = runtime.block_on(async {
+        let mut session = Session::open(&path, PATIENCE).await?;
+        session.ask_all(&[RUNNING, SUMMARY]).await
+    });
+    let replies = asked.map_err(|error| error.to_string())?;
+    let text = |index: usize| replies.get(index).map(|reply| reply.text.clone()).unwrap_or_default();
+    Ok(Frr { running: text(0), summary: text(1), saved: None })
+}
+
+/// FRR's files, where this user may read them.
+pub(super) fn saved() -> Option<String> {
+    let texts: Vec<String> = SAVED.iter().filter_map(|path| fs::read_to_string(path).ok()).collect();
+    (!texts.is_empty()).then(|| texts.join("\n"))
+}
+
+/// Asks the kernel.
+pub(super) fn node(config: Option<&Config>, frr: Option<&Frr>) -> Result<Node> {
+    let peers = frr.map(|frr| peers(&frr.running)).unwrap_or_default();
+    let overrides = config.map(|config| config.traffic.interfaces.clone()).unwrap_or_default();
+    let uplinks = runtime()?.block_on(async {
+        let found = uplinks::watch(overrides, watch::channel(peers).1).await.context("the uplinks")?;
+        let names = found.borrow().iter().map(|uplink| uplink.name.clone()).collect::<Vec<_>>();
+        anyhow::Ok(names)
+    })?;
+    let mut names = vec!["net.ipv4.ip_forward".to_owned(), "net.ipv6.conf.all.forwarding".to_owned()];
+    for interface in uplinks.iter().map(String::as_str).chain(["all"]) {
+        names.extend(["rp_filter", "arp_ignore"].map(|what| format!("net.ipv4.conf.{interface}.{what}")));
+    }
+    Ok(Node {
+        sysctls: names.into_iter().filter_map(|name| sysctl(&name).map(|value| (name, value))).collect(),
+        uplinks,
+        capabilities: capabilities(),
+        btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
+        clock_kept: clock_kept(),
+    })
+}
+
+/// Asks the daemon.
+pub(super) fn daemon(server: &str) -> Result<Status> {
+    let body = client::get(server, "/api/v1/status")?;
+    serde_json::from_slice(&body).context("the daemon's answer cannot be read; another version?")
+}
+
+/// FRR's peers as the uplinks are found by them.
+fn peers(running: &str) -> Vec<PeerView> {
+    let peers: BTreeMap<_, _> = RunningConfig::parse(running).peers;
+    peers.into_iter().map(|(name, address)| PeerView { name, address, established: false }).collect()
+}
+
+/// An interface's name may have dots, which are then no slashes: the value is what stands last.
+fn sysctl(name: &str) -> Option<String> {
+    let path = match name.strip_prefix("net.ipv4.conf.").and_then(|rest| rest.rsplit_once('.')) {
+        Some((interface, what)) => format!("/proc/sys/net/ipv4/conf/{interface}/{what}"),
+        None => format!("/proc/sys/{}", name.replace('.', "/")),
+    };
+    fs::read_to_string(path).ok().map(|value| value.trim().to_owned())
+}
+
+fn capabilities() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let held = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(held.trim(), 16).ok()
+}
+
+/// Whether anything has told the kernel lately that its clock is right (adjtimex(2)).
+fn clock_kept() -> bool {
+    #![expect(unsafe_code, reason = "adjtimex(2) has no wrapper")]
+    // SAFETY: all zeros is a valid `timex`, whose `modes` of 0 only reads.
+    let mut time: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure outlives the call.
+    let state = unsafe { libc::adjtimex(&raw mut time) };
+    state >= 0 && time.status & STA_UNSYNC == 0
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting a runtime")
+}
