@@ -28,6 +28,7 @@ Examples:
   cosmolet status                                     which VIPs does this node advertise, and why not the others?
   cosmolet status -o json | jq '.vips[] | select(.state == \"withdrawn\")'
   cosmolet explain 10.50.0.7                          everything about one of them
+  cosmolet drain --wait                               take every VIP off this node before maintenance
   cosmolet doctor                                     what is wrong with FRR or the node, and the fix
 
 Exit codes: 0 all is well; 1 it failed; 2 the command line is wrong; for `status` also 3: the daemon answers, but
@@ -80,6 +81,20 @@ unknown (no handshake is followed), blind (answers take another way), unproven (
 convicted, trial; docs/traffic-verdict.md explains the rule.
 
 Exit codes: 0 explained; 1 no daemon answers, or it does not know the VIP; 2 the command line is wrong.";
+
+const AFTER_DRAIN: &str = "\
+Examples:
+  cosmolet drain --wait && reboot                     maintenance: nobody notices
+  cosmolet drain --reason 'memory is replaced'        the reason stands in the file
+  cosmolet undrain                                    the VIPs come back
+  kubectl taint node NODE cosmolet.io/drain=:NoSchedule   the same in Kubernetes (services.drain_taints)
+
+In Dynamic mode the VIPs get the community graceful-shutdown first (RFC 8326): peers move to other nodes, while this one
+still answers. Each is withdrawn once its traffic is gone, after bgp.drain_seconds at the latest. In Connected mode they are
+withdrawn at once. The drain outlives the daemon, and a reboot where the file does.
+
+Exit codes: 0 drained, and with --wait no VIP is left; 1 the file cannot be made, or no daemon answers; 2 the command line is
+wrong; 3 VIPs are left when the time is over.";
 
 const AFTER_DOCTOR: &str = "\
 Examples:
@@ -160,6 +175,31 @@ pub enum Command {
         /// Print every check there is, and why it matters, instead
         #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "text")]
         list: Option<Checks>,
+    },
+    /// Take every VIP off this node, without a failed connection, until `undrain`.
+    #[command(after_help = AFTER_DRAIN)]
+    Drain {
+        /// The daemon's configuration file, which names the file that drains (services.drain_file).
+        #[arg(long, short, default_value = DEFAULT_CONFIG, env = "COSMOLET_CONFIG")]
+        config: PathBuf,
+        /// Where the daemon listens (http.listen).
+        #[arg(long, short, default_value = "127.0.0.1:9470", env = "COSMOLET_SERVER")]
+        server: String,
+        /// Why, for whoever finds the file.
+        #[arg(long, default_value = "cosmolet drain")]
+        reason: String,
+        /// Wait until the node carries no VIP any more, and say how far it is.
+        #[arg(long)]
+        wait: bool,
+        /// How many seconds to wait at most.
+        #[arg(long, default_value_t = 120, requires = "wait")]
+        timeout: u64,
+    },
+    /// Bring a node back that was drained.
+    Undrain {
+        /// The daemon's configuration file, which names the file that drains (services.drain_file).
+        #[arg(long, short, default_value = DEFAULT_CONFIG, env = "COSMOLET_CONFIG")]
+        config: PathBuf,
     },
     /// Print the completion script of a shell.
     #[command(after_help = AFTER_COMPLETION)]

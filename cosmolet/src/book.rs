@@ -92,6 +92,8 @@ pub struct Summary {
     pub traffic_mode: TrafficMode,
     /// Most VIPs with traffic are suspect.
     pub node_suspect: bool,
+    /// `cosmolet drain` has taken the node out.
+    pub drained: bool,
     /// How often traffic and control plane agreed.
     pub agreement: Agreement,
     /// Services selected.
@@ -140,6 +142,7 @@ impl Book {
             prober: ProberState::Off("not started".to_owned()),
             traffic_mode,
             node_suspect: false,
+            drained: false,
             agreement: Agreement::default(),
             services: 0,
             unusable: Vec::new(),
@@ -248,6 +251,7 @@ mod tests {
             lease_until: None,
             network: None,
             attributes: None,
+            drain_ends: None,
             rib: None,
             last_error: None,
             ejection_refused: None,

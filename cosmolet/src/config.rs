@@ -68,6 +68,8 @@ pub struct Services {
     pub rules: VipRules,
     /// `services.drain_taints`: taint keys that take the node out.
     pub drain_taints: Vec<String>,
+    /// `services.drain_file`: while it is there the node is drained.
+    pub drain_file: Option<PathBuf>,
     /// `services.cordon` is `withdraw`.
     pub cordon_withdraws: bool,
     /// `services.restart_hold_seconds`
@@ -103,6 +105,8 @@ pub struct Bgp {
     pub mode: Option<Mode>,
     /// `bgp.on_exit`
     pub on_exit: OnExit,
+    /// `bgp.drain_seconds`; `None` withdraws at once.
+    pub drain: Option<Duration>,
     /// `bgp.attributes.*`: what VIPs are advertised with where their Service says nothing.
     pub attributes: Attributes,
     /// `bgp.attributes.from_services`

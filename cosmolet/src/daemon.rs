@@ -3,6 +3,7 @@
 //! Owns the engine's clock, the one plan in flight and the order of things at start and end. Never waits for anything
 //! but its own events: what takes time happens in the edges' tasks.
 
+mod drain;
 mod sources;
 mod told;
 mod turn;
@@ -57,6 +58,7 @@ pub async fn run(config: Config) -> Result<()> {
     // Before any Service: whether probes can be sent is known a moment later, and until then VIPs wait.
     events.send(Event::Prober(ProberState::Starting)).await.context("the control loop is gone")?;
     let mut tasks = JoinSet::new();
+    drain::spawn(config.services.drain_file.clone(), events.clone(), &mut tasks).await?;
     let selection = sources::selection(&config)?;
     sources::spawn(&config, selection, events.clone(), Arc::clone(&book), &mut tasks).await?;
     let announcer = told::spawn(&config, &book, &metrics, &mut tasks).await?;
@@ -128,6 +130,7 @@ fn settings(config: &Config) -> Settings {
         },
         pod_hold: config.services.restart_hold,
         prove: config.traffic.prove,
+        drain: config.bgp.drain,
         probe_round: config.traffic.probe.round,
         seed: seed(&config.node_name),
         ..Settings::default()

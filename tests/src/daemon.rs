@@ -60,6 +60,9 @@ impl Daemon {
         spec = spec.args(["run", "--config"]).arg(&path).env("NODE_NAME", node).env("RUST_BACKTRACE", "1");
         // Most VIPs of the lab have no translation: nothing waits for a proof, and no round is made, unless a test asks.
         spec = spec.env("COSMOLET_TRAFFIC_PROVE_SECONDS", "0").env("COSMOLET_TRAFFIC_PROBE_ROUND_SECONDS", "0");
+        // A node of a test leaves at once, and is drained by a file of its own.
+        spec = spec.env("COSMOLET_BGP_DRAIN_SECONDS", "0");
+        spec = spec.env("COSMOLET_SERVICES_DRAIN_FILE", &lab.directory().join(format!("drain-{node}")));
         for (key, value) in env {
             spec = spec.env(key, value);
         }

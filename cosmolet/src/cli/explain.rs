@@ -33,6 +33,12 @@ pub fn text(explain: &Explain) -> String {
         lines.push(format!("  {explanation}"));
     }
     lines.extend(explain.status.attributes.as_ref().map(|row| attributes(row, explain.status.mode.as_deref())));
+    if let Some(left) = explain.status.drain_left_seconds {
+        lines.push(format!(
+            "  de-preferred, and withdrawn in {} at the latest, or as soon as its traffic is gone",
+            age(left)
+        ));
+    }
     if let Some(error) = &explain.status.last_error {
         lines.push(format!("  last error: {error}"));
     }

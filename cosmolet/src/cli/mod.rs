@@ -4,6 +4,7 @@ pub mod check_config;
 mod client;
 pub mod completion;
 pub mod doctor;
+pub mod drain;
 pub mod explain;
 mod memory;
 pub mod run;
@@ -15,6 +16,7 @@ pub mod troubles;
 
 use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::args::{Args, Command};
 
@@ -31,6 +33,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Explain { vip, server, output } => explain::run(&server, vip, output),
         Command::Doctor { list: Some(how), .. } => doctor::list(how),
         Command::Doctor { config, server, output, list: None } => doctor::run(&config, &server, output),
+        Command::Drain { config, server, reason, wait, timeout } => {
+            let wait = wait.then(|| Duration::from_secs(timeout));
+            drain::drain(&drain::Request { config: &config, server: &server, reason: &reason, wait })
+        }
+        Command::Undrain { config } => drain::undrain(&config),
         Command::Completion { shell } => {
             completion::run(shell)?;
             Ok(ExitCode::SUCCESS)

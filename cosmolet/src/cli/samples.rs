@@ -10,6 +10,7 @@ pub(super) fn healthy() -> Status {
     let peer = |name: &str| PeerRow { name: name.to_owned(), established: true };
     Status {
         version: "0.1.0".to_owned(),
+        drained: false,
         node: "node1".to_owned(),
         uptime_seconds: 7200.0,
         source: SourceStatus {
@@ -98,6 +99,7 @@ fn row(vip: &str, state: &str, service: &str, health: &str) -> VipRow {
         lease_left_seconds: None,
         network: None,
         attributes: None,
+        drain_left_seconds: None,
         rib: None,
         last_error: None,
         ejection_refused: None,

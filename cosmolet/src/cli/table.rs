@@ -14,6 +14,9 @@ pub fn table(status: &Status) -> String {
         text.push_str(&printable(words));
         text.push('\n');
     };
+    if status.drained {
+        line("", "  drained: no VIP is advertised from here until `cosmolet undrain`");
+    }
     troubles(status).iter().for_each(|trouble| line("! ", trouble));
     if !status.vips.is_empty() {
         line("", "");
@@ -88,7 +91,9 @@ fn row(vip: &VipRow) -> [String; 8] {
     let doubted = vip.services.iter().find(|service| service.health == "suspect" || service.health == "trial");
     [
         vip.vip.clone(),
-        doubted.map_or_else(|| vip.state.clone(), |service| format!("{} ({})", vip.state, service.health)),
+        doubted
+            .filter(|_| vip.drain_left_seconds.is_none())
+            .map_or_else(|| state(vip), |service| format!("{} ({})", vip.state, service.health)),
         vip.reason.clone().unwrap_or_else(dash),
         age(vip.since_seconds),
         vip.mode.clone().unwrap_or_else(dash),
@@ -96,6 +101,13 @@ fn row(vip: &VipRow) -> [String; 8] {
         counted(vip),
         if services.is_empty() { dash() } else { services.join(",") },
     ]
+}
+
+fn state(vip: &VipRow) -> String {
+    match vip.drain_left_seconds {
+        Some(left) => format!("{} (drains, {left:.0}s left)", vip.state),
+        None => vip.state.clone(),
+    }
 }
 
 /// Packets in both directions since the daemon's start, and the resets that were not the clients'.

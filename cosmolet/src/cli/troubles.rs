@@ -86,7 +86,9 @@ fn held_back(vip: &VipRow, _: &Status) -> Option<String> {
 
 /// Decided, but not done.
 fn unfinished(vip: &VipRow, status: &Status) -> Option<String> {
-    let waits = vip.since_seconds > PATIENCE && matches!(vip.state.as_str(), "pending" | "withdrawing");
+    let waits = vip.since_seconds > PATIENCE
+        && vip.drain_left_seconds.is_none()
+        && matches!(vip.state.as_str(), "pending" | "withdrawing");
     waits.then(|| format!("VIP {}: {} for {:.0} s: {}", vip.vip, vip.state, vip.since_seconds, missing(vip, status)))
 }
 

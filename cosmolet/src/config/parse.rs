@@ -209,9 +209,17 @@ fn services(raw: &Raw, rules: VipRules) -> Result<Services, ConfigError> {
         load_balancer_classes: raw.services.load_balancer_classes.clone(),
         rules,
         drain_taints: raw.services.drain_taints.clone(),
+        drain_file: drain_file(raw.services.drain_file.as_deref())?,
         cordon_withdraws: matches!(raw.services.cordon, CordonName::Withdraw),
         restart_hold: restart_hold(raw.services.restart_hold_seconds)?,
     })
+}
+
+fn drain_file(path: Option<&str>) -> Result<Option<PathBuf>, ConfigError> {
+    match path.filter(|path| !path.is_empty()).map(PathBuf::from) {
+        Some(path) if !path.is_absolute() => Err(broken("services.drain_file", path.display())),
+        path => Ok(path),
+    }
 }
 
 fn restart_hold(seconds: u64) -> Result<Duration, ConfigError> {
@@ -264,6 +272,11 @@ fn bgp(raw: &Raw) -> Result<Bgp, ConfigError> {
         on_exit: match raw.bgp.on_exit {
             OnExitName::Keep => OnExit::Keep,
             OnExitName::Withdraw => OnExit::Withdraw,
+        },
+        drain: match raw.bgp.drain_seconds {
+            0 => None,
+            seconds @ 1..=3600 => Some(Duration::from_secs(seconds)),
+            other => return Err(broken("bgp.drain_seconds", other)),
         },
         attributes: attributes(&raw.bgp.attributes)?,
         attributes_from_services: raw.bgp.attributes.from_services,

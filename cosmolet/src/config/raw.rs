@@ -29,6 +29,7 @@ pub(super) struct RawServices {
     pub(super) load_balancer_classes: Vec<String>,
     pub(super) vip_ranges: Vec<String>,
     pub(super) drain_taints: Vec<String>,
+    pub(super) drain_file: Option<String>,
     pub(super) cordon: CordonName,
     pub(super) restart_hold_seconds: u64,
 }
@@ -72,6 +73,7 @@ pub(super) struct RawBgp {
     pub(super) asn: u32,
     pub(super) mode: ModeName,
     pub(super) on_exit: OnExitName,
+    pub(super) drain_seconds: u64,
     pub(super) attributes: RawAttributes,
 }
 

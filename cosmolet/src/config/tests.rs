@@ -24,6 +24,7 @@ fn an_empty_file_gives_the_defaults() {
             asn: None,
             mode: None,
             on_exit: OnExit::Keep,
+            drain: Some(Duration::from_secs(15)),
             attributes: Attributes::default(),
             attributes_from_services: true
         }

@@ -219,6 +219,10 @@ impl Control {
                 }
                 book.summarise(|summary| summary.prober = state.clone());
             }
+            Event::Drained(drained) => {
+                info!(drained, "cosmolet drain");
+                book.summarise(|summary| summary.drained = *drained);
+            }
             Event::Kernel(_) => book.summarise(|summary| summary.kernel_seen = true),
             Event::Service(_)
             | Event::ServiceGone(_)

@@ -130,15 +130,20 @@ pub struct MapName {
     digest: [u8; 8],
     /// The place of the weight in [`BUCKETS`], from 1; 0 where no link bandwidth is set.
     bucket: u8,
+    /// With the community `graceful-shutdown`, whatever else is set.
+    depreferred: bool,
 }
+
+/// The end of the name of a route-map that de-preferences.
+const DEPREFERRED: &str = "-GSHUT";
 
 impl MapName {
     /// Sets nothing.
-    pub const PLAIN: Self = Self { digest: [0; 8], bucket: 0 };
+    pub const PLAIN: Self = Self { digest: [0; 8], bucket: 0, depreferred: false };
 
     fn new(digest: u64, weight: u16) -> Self {
         let place = BUCKETS.iter().position(|bucket| *bucket == weight).and_then(|place| u8::try_from(place + 1).ok());
-        Self { digest: digest.to_be_bytes(), bucket: place.unwrap_or_default() }
+        Self { digest: digest.to_be_bytes(), bucket: place.unwrap_or_default(), depreferred: false }
     }
 
     /// Link bandwidth in hundreds of megabytes; 0 where none is set.
@@ -151,12 +156,16 @@ impl MapName {
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         let rest = name.strip_prefix(MAP_PREFIX)?;
+        let (rest, depreferred) = match rest.strip_suffix(DEPREFERRED) {
+            Some(rest) => (rest, true),
+            None => (rest, false),
+        };
         let (digest, weight) = match rest.split_once("-W") {
             Some((digest, weight)) => (digest, weight.parse().ok()?),
             None => (rest, 0),
         };
         let digest = if digest == NOTHING { 0 } else { u64::from_str_radix(digest, 16).ok()? };
-        let parsed = Self::new(digest, weight);
+        let parsed = Self { depreferred, ..Self::new(digest, weight) };
         (parsed.to_string() == name).then_some(parsed)
     }
 }
@@ -168,9 +177,10 @@ impl fmt::Display for MapName {
             digest => write!(f, "{MAP_PREFIX}{digest:016X}")?,
         }
         match self.weight() {
-            0 => Ok(()),
-            weight => write!(f, "-W{weight}"),
+            0 => {}
+            weight => write!(f, "-W{weight}")?,
         }
+        f.write_str(if self.depreferred { DEPREFERRED } else { "" })
     }
 }
 
@@ -194,6 +204,24 @@ impl Route {
             Some(_) | None => 0,
         };
         Self { map: MapName::new(profile.digest, weight), profile: Some(profile) }
+    }
+
+    /// The same, de-preferred: with the community `graceful-shutdown` (RFC 8326), upon which peers take any other path.
+    #[must_use]
+    pub fn depreferred(mut self) -> Self {
+        self.map.depreferred = true;
+        self
+    }
+
+    /// The communities that are set, in ascending order.
+    #[must_use]
+    pub fn communities(&self) -> Vec<Community> {
+        let mut communities =
+            self.profile.as_ref().map(|profile| profile.attributes.communities.clone()).unwrap_or_default();
+        if let (true, Err(place)) = (self.map.depreferred, communities.binary_search(&GRACEFUL_SHUTDOWN)) {
+            communities.insert(place, GRACEFUL_SHUTDOWN);
+        }
+        communities
     }
 
     /// The link bandwidth that is set, in megabytes a second, as FRR's `set extcommunity bandwidth` takes it.
@@ -233,6 +261,7 @@ const WELL_KNOWN: [(&str, u32); 4] = [
     ("no-llgr", 0xffff_0007),
     ("no-peer", 0xffff_ff04),
 ];
+const GRACEFUL_SHUTDOWN: Community = Community(0xffff_0000);
 /// `blackhole` (RFC 7999), `no-export`, `no-advertise` and `local-AS`: FRR would not even tell the eBGP peers of this node.
 const DARK: [u32; 4] = [0xffff_029a, 0xffff_ff01, 0xffff_ff02, 0xffff_ff03];
 
@@ -460,7 +489,13 @@ mod tests {
         let route = Route::new(Some(profile), Some(5));
         assert_eq!(route.map.to_string(), "COSMOLET-00000000000000AB-W4");
         assert_eq!((route.bandwidth(), route.to_string().as_str()), (Some(400), "med 5, weight by endpoints (4 now)"));
-        for map in [route.map, MapName::PLAIN, MapName::new(0, 256)] {
+        for map in [
+            route.map,
+            MapName::PLAIN,
+            MapName::new(0, 256),
+            route.depreferred().map,
+            Route::default().depreferred().map,
+        ] {
             assert_eq!(MapName::parse(&map.to_string()), Some(map));
         }
         for other in ["COSMOLET-", "COSMOLET-ab", "COSMOLET-ADVERTISE-W0", "COSMOLET-ADVERTISE-W04", "COSMOLET-0", "X"]

@@ -211,7 +211,9 @@ impl Engine {
         }
         let Some(entry) = self.vips.get(&vip) else { return };
         let decision = self.decision(vip, entry);
+        let drain = self.drain_for(vip, decision, now);
         let Some(entry) = self.vips.get_mut(&vip) else { return };
+        entry.drain = drain;
         if entry.decision != Some(decision) {
             let was_up = adopted || entry.decision == Some(Decision::Advertise);
             self.transitions.push(Transition { vip, at: now, from: entry.decision, to: decision, was_up });
@@ -231,6 +233,9 @@ impl Engine {
         }
         if let Err(refusal) = self.refusal(vip, entry) {
             return Decision::Withdraw(WithdrawReason::Refused(refusal));
+        }
+        if self.drained {
+            return Decision::Withdraw(WithdrawReason::NodeDrained);
         }
         match self.node.as_ref().map(super::service::NodeView::check) {
             Some(Ok(())) => entry.by_claims(),

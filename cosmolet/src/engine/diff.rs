@@ -14,6 +14,8 @@ pub(super) struct DiffContext<'a> {
     pub(super) lease: Option<Duration>,
     /// How long the address outlives our `network` statement: FRR holds a change for 50 ms, peers for as long again.
     pub(super) linger: Duration,
+    /// The VIP is de-preferred until then, and only then withdrawn.
+    pub(super) drain_ends: Option<Timestamp>,
     pub(super) now: Timestamp,
 }
 
@@ -127,7 +129,15 @@ fn up(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &mut Di
 }
 
 fn down(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &mut Difference) {
-    if matches!(network(vip, context), Some(Network::Ours(_))) {
+    if let Some(Network::Ours(held)) = network(vip, context) {
+        if let Some(ends) = context.drain_ends {
+            let route = entry.route().depreferred();
+            if held != Some(route.map) {
+                difference.steps.push(Step::Advertise(vip, route));
+            }
+            difference.later(ends);
+            return renew(vip, entry, context, difference);
+        }
         // The address goes only when FRR has confirmed this.
         difference.steps.push(Step::Withdraw(vip));
         return;

@@ -40,6 +40,8 @@ pub struct Settings {
     pub probe_round: Option<Duration>,
     /// How long a pod counts as unusable after a container of it was restarted.
     pub pod_hold: Duration,
+    /// How long a VIP that is to leave as planned is de-preferred first, at most; `None` withdraws it at once.
+    pub drain: Option<Duration>,
     /// How long an address stays after its `network` statement is gone.
     pub linger: Duration,
     /// Spreads timers over the nodes; derived from the node's name.
@@ -57,6 +59,7 @@ impl Default for Settings {
             prove: None,
             probe_round: None,
             pod_hold: Duration::from_secs(30),
+            drain: None,
             linger: Duration::from_secs(1),
             seed: 0,
         }
@@ -97,6 +100,8 @@ pub struct Engine {
     /// Every source has delivered everything once.
     pub(super) synced: bool,
     pub(super) exiting: bool,
+    /// `cosmolet drain` has taken the node out.
+    pub(super) drained: bool,
     /// VIPs to look at in the next plan that peers may still be told of and should not be.
     pub(super) leaving: BTreeSet<Vip>,
     /// All others to look at in a next plan. They wait for `leaving`.
@@ -136,6 +141,7 @@ impl Engine {
             pods: BTreeMap::new(),
             synced: false,
             exiting: false,
+            drained: false,
             leaving: BTreeSet::new(),
             dirty: BTreeSet::new(),
             timers: BTreeSet::new(),
@@ -180,6 +186,7 @@ impl Engine {
             }
             Event::Programs(state) => self.programs(state),
             Event::Applied(applied) => applied.into_iter().for_each(|one| self.applied(one, now)),
+            Event::Drained(drained) => self.drained(drained, now),
             Event::Tick => self.probe_some(now),
             Event::Exit => {
                 self.exiting = true;
@@ -218,8 +225,13 @@ impl Engine {
     fn plan_vip(&mut self, vip: Vip, now: Timestamp, steps: &mut Vec<Step>) -> bool {
         self.settle(vip, now);
         let Some(entry) = self.vips.get(&vip) else { return false };
-        let context =
-            DiffContext { observed: &self.observed, lease: self.settings.lease, linger: self.settings.linger, now };
+        let context = DiffContext {
+            observed: &self.observed,
+            lease: self.settings.lease,
+            linger: self.settings.linger,
+            drain_ends: self.drain_ends(vip).filter(|ends| *ends > now),
+            now,
+        };
         let mut found = difference(vip, entry, &context);
         let any = !found.steps.is_empty();
         steps.append(&mut found.steps);

@@ -42,6 +42,8 @@ pub enum Event {
     Programs(ProgramsState),
     /// What became of the steps of the last plan.
     Applied(Vec<Applied>),
+    /// Whether `cosmolet drain` has taken the node out.
+    Drained(bool),
     /// Time has passed.
     Tick,
     /// The daemon ends and `bgp.on_exit` is `withdraw`.

@@ -70,6 +70,7 @@ impl Heard {
             | Event::PodGone(_)
             | Event::Permissions(_)
             | Event::Applied(_)
+            | Event::Drained(_)
             | Event::Tick
             | Event::Exit => return,
         };

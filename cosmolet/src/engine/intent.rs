@@ -32,6 +32,8 @@ pub enum WithdrawReason {
     NodeTainted,
     /// The node is cordoned, and `services.cordon` is `withdraw`.
     NodeCordoned,
+    /// `cosmolet drain` has taken the node out.
+    NodeDrained,
     /// Nothing is known of the node yet, and the VIP was not up.
     NodeUnknown,
     /// New connections were refused by this host itself: nothing translates the VIP to a backend.
@@ -62,6 +64,7 @@ impl WithdrawReason {
             Self::NodeNetworkUnavailable => "NodeNetworkUnavailable",
             Self::NodeTainted => "NodeTainted",
             Self::NodeCordoned => "NodeCordoned",
+            Self::NodeDrained => "NodeDrained",
             Self::NodeUnknown => "NodeUnknown",
             Self::HostRefuses => "HostRefuses",
             Self::ConnectionsFail => "ConnectionsFail",
@@ -84,6 +87,7 @@ impl WithdrawReason {
             Self::NodeNetworkUnavailable => "the node's condition NetworkUnavailable is True",
             Self::NodeTainted => "the node carries one of services.drain_taints",
             Self::NodeCordoned => "the node is cordoned and services.cordon is withdraw",
+            Self::NodeDrained => "the node is drained (cosmolet undrain brings it back)",
             Self::NodeUnknown => "the node object has not been seen, and the VIP was not up",
             Self::HostRefuses => {
                 "this host itself refuses its new connections: nothing translates the VIP to a backend"

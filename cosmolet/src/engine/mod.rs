@@ -12,6 +12,7 @@
 pub mod attributes;
 mod control;
 mod diff;
+mod drain;
 mod effects;
 pub mod ejections;
 #[expect(clippy::module_inception, reason = "the type that gives the module its name, in a file of its own")]

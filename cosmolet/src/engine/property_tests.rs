@@ -278,7 +278,11 @@ struct Run {
 impl Run {
     fn new(mode: TrafficMode) -> Self {
         let mut run = Self {
-            engine: Engine::new(Settings { traffic_mode: mode, ..Settings::default() }),
+            engine: Engine::new(Settings {
+                traffic_mode: mode,
+                drain: Some(Duration::from_secs(5)),
+                ..Settings::default()
+            }),
             world: World { bgp_up: true, ..World::default() },
             now: Timestamp::ZERO,
         };
@@ -502,6 +506,7 @@ fn object_name(event: &Event) -> String {
         | Event::Rib(_)
         | Event::Programs(_)
         | Event::Applied(_)
+        | Event::Drained(_)
         | Event::Tick
         | Event::Exit => unreachable!("not an object"),
     }

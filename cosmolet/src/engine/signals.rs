@@ -70,6 +70,9 @@ impl Engine {
         if sample.counts.completed > 0 {
             entry.served_at = Some(now);
         }
+        if let (Some(drain), 1..) = (&mut entry.drain, sample.counts.packets_in) {
+            drain.heard(now);
+        }
         let rules = &self.settings.traffic;
         let terms = Terms { mode: self.settings.traffic_mode, rules, jitter: 0.0, second_key: false };
         let (served, mut reference, mut suspect) = (sample.counts.completed > 0, false, false);

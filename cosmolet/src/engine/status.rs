@@ -69,6 +69,8 @@ pub struct VipStatus {
     pub network: Option<Owner>,
     /// The attributes that it is to be advertised with, if there are any.
     pub attributes: Option<Box<AttributesStatus>>,
+    /// It is de-preferred until then, and withdrawn at the end. In a box: hardly any row has one.
+    pub drain_ends: Option<Box<Timestamp>>,
     /// What FRR's RIB holds, where it was read.
     pub rib: Option<RibState>,
     /// The last error of a step, until one succeeds.
@@ -162,6 +164,7 @@ impl Engine {
             lease_until: entry.lease_until.filter(|_| loopback == Some(Owner::Ours)),
             network: network.map(Network::owner),
             attributes: attributes(entry, network),
+            drain_ends: self.drain_ends(vip).map(Box::new),
             rib: self.observed.rib.get(&vip).copied(),
             last_error: entry.last_error.clone(),
             ejection_refused: self.ejection_refused(vip),

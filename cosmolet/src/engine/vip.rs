@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::attributes::Route;
+use super::drain::Drain;
 use super::intent::{Decision, VipHealth, WithdrawReason};
 use super::proof::{Proof, Prove};
 use super::service::VipKind;
@@ -23,6 +24,8 @@ pub(super) struct VipEntry {
     pub(super) withdrawn_at: Option<Timestamp>,
     /// When the kernel will remove the address by itself.
     pub(super) lease_until: Option<Timestamp>,
+    /// It is on its way out, de-preferred.
+    pub(super) drain: Option<Box<Drain>>,
     /// Nothing is tried before this point.
     pub(super) retry_at: Option<Timestamp>,
     /// Counting is not tried before this point; it never holds up the VIP itself.

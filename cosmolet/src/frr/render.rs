@@ -192,10 +192,9 @@ fn command(step: &Step, family: Family) -> Option<String> {
 
 /// The lines of a route-map, each shorter than a batch.
 fn settings(route: &Route, asn: u32) -> Vec<String> {
-    let mut lines = Vec::new();
+    let mut lines: Vec<String> = list("community", &route.communities()).into_iter().collect();
     if let Some(profile) = &route.profile {
         let wanted = profile.attributes();
-        lines.extend(list("community", &wanted.communities));
         lines.extend(list("large-community", &wanted.large_communities));
         for kind in [ExtendedKind::RouteTarget, ExtendedKind::SiteOfOrigin] {
             let of_kind = wanted.extended_communities.iter().filter(|community| community.kind == kind);
@@ -334,6 +333,14 @@ mod tests {
                 "end"
             ]
         );
+        let plain = Batch::route_map(&Route::default().depreferred(), 65001);
+        let wanted = [
+            "configure terminal",
+            "route-map COSMOLET-ADVERTISE-GSHUT permit 10",
+            "set community graceful-shutdown",
+            "end",
+        ];
+        assert_eq!(lines(&plain[0]), wanted);
         let command = Batches::new(&[Step::Advertise(vip("10.0.0.1"), route)]).next().unwrap();
         assert_eq!(lines(&command)[2], "network 10.0.0.1/32 route-map COSMOLET-0000000000000012-W3");
     }

@@ -21,6 +21,9 @@ pub struct Status {
     pub node: String,
     /// How long the daemon has run.
     pub uptime_seconds: f64,
+    /// `cosmolet drain` has taken the node out.
+    #[serde(default)]
+    pub drained: bool,
     /// The source of Services.
     pub source: SourceStatus,
     /// FRR.
@@ -167,6 +170,9 @@ pub struct VipRow {
     /// The BGP attributes that it is to be advertised with.
     #[serde(default)]
     pub attributes: Option<AttributesRow>,
+    /// It is de-preferred for so long yet at most, before it is withdrawn: the node is being drained.
+    #[serde(default)]
+    pub drain_left_seconds: Option<f64>,
     /// What FRR's RIB holds.
     pub rib: Option<RibRow>,
     /// The last error of a step, until one succeeds.
@@ -388,6 +394,7 @@ impl Status {
                 })
                 .collect(),
             transitions: summary.transitions.iter().map(|transition| transition_row(book, transition)).collect(),
+            drained: summary.drained,
             node: summary.node,
         }
     }
@@ -496,6 +503,7 @@ pub(super) fn vip_row(vip: Vip, status: &VipStatus, row: &Row, now: Timestamp) -
             route_map: attributes.route.map.to_string(),
             set: attributes.set,
         }),
+        drain_left_seconds: status.drain_ends.as_ref().map(|ends| seconds(ends.since(now))),
         rib: status.rib.map(|rib| RibRow { valid: rib.valid, best: rib.best, advertised_to: rib.advertised_to }),
         last_error: status.last_error.clone(),
         ejection_refused: status.ejection_refused.map(|refused| RefusedRow {

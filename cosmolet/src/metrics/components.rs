@@ -50,6 +50,8 @@ impl Collector for Components {
         )?;
         let unusable = i64::try_from(summary.unusable.len()).unwrap_or(i64::MAX);
         single(&mut encoder, "unusable_addresses", "Addresses of Services that are no IP address", None, unusable)?;
+        let help = "1 while `cosmolet drain` keeps every VIP off this node";
+        single(&mut encoder, "node_drained", help, None, i64::from(summary.drained))?;
         notices(&summary, &mut encoder)?;
         verdict(&summary, &mut encoder)?;
         let age = self.book.now().since(summary.turned_at).as_secs_f64();

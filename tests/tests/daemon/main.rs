@@ -6,6 +6,7 @@ mod attributes;
 mod bad_input;
 mod configuration;
 mod doctor;
+mod drain;
 mod endpoints;
 mod false_alarms;
 mod frr_faults;

@@ -83,6 +83,7 @@ const fn is_above_services(reason: WithdrawReason) -> bool {
         | WithdrawReason::NodeNetworkUnavailable
         | WithdrawReason::NodeTainted
         | WithdrawReason::NodeCordoned
+        | WithdrawReason::NodeDrained
         | WithdrawReason::NodeUnknown
         | WithdrawReason::ServiceGone
         | WithdrawReason::Refused(_)
