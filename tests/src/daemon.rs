@@ -62,7 +62,7 @@ impl Daemon {
         spec = spec.env("COSMOLET_TRAFFIC_PROVE_SECONDS", "0").env("COSMOLET_TRAFFIC_PROBE_ROUND_SECONDS", "0");
         // A node of a test leaves at once, and is drained by a file of its own.
         spec = spec.env("COSMOLET_BGP_DRAIN_SECONDS", "0");
-        spec = spec.env("COSMOLET_SERVICES_DRAIN_FILE", &lab.directory().join(format!("drain-{node}")));
+        spec = spec.env("COSMOLET_SERVICES_DRAIN_FILE", lab.directory().join(format!("drain-{node}")));
         for (key, value) in env {
             spec = spec.env(key, value);
         }
