@@ -61,10 +61,14 @@ const NOT_IN_THE_CHART: [(&str, &str); 3] = [
     ("kubernetes.namespace", "a pod's own namespace is the right one"),
 ];
 
+/// Keys without a default, which Helm 3 and 4 would render differently: values.yaml names them in a comment.
+const IN_A_COMMENT: [&str; 2] = ["bgp.attributes.med", "bgp.attributes.local_preference"];
+
 #[test]
 fn quick_the_chart_knows_every_key_of_the_daemon() -> Result<()> {
     let schema: serde_json::Value = serde_json::from_str(&read("charts/cosmolet/values.schema.json")?)?;
-    let values: Value = serde_yaml_ng::from_str(&read("charts/cosmolet/values.yaml")?)?;
+    let text = read("charts/cosmolet/values.yaml")?;
+    let values: Value = serde_yaml_ng::from_str(&text)?;
     let left_out = |key: &str| NOT_IN_THE_CHART.iter().any(|(name, _)| *name == key);
     for key in KEYS.iter().map(|key| key.name).filter(|key| !left_out(key)) {
         let (mut known, mut valued) = (&schema["properties"]["config"], &values["config"]);
@@ -74,7 +78,10 @@ fn quick_the_chart_knows_every_key_of_the_daemon() -> Result<()> {
             valued = &valued[part];
         }
         ensure!(known.is_object(), "values.schema.json does not know config.{key}");
-        ensure!(!valued.is_null(), "values.yaml does not show config.{key} with its default");
+        let last = key.rsplit('.').next().unwrap_or(key);
+        let named =
+            IN_A_COMMENT.contains(&key) && text.lines().any(|line| line.trim().starts_with('#') && line.contains(last));
+        ensure!(named || !valued.is_null(), "values.yaml does not show config.{key} with its default");
     }
     Ok(())
 }
