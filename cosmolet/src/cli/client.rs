@@ -7,17 +7,36 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use serde::de::DeserializeOwned;
+
+use crate::http::status::Status;
 
 /// How long a daemon may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The largest answer that is read: ten thousand VIPs take about ten MiB.
 const LIMIT: usize = 256 << 20;
 
+/// Asks a daemon for its status.
+///
+/// # Errors
+/// As [`ask`].
+pub(super) fn status(server: &str) -> Result<Status> {
+    ask(server, "/api/v1/status")
+}
+
+/// Gets a path from a daemon and reads its JSON.
+///
+/// # Errors
+/// As [`get`], and if the answer is another than this version's.
+pub(super) fn ask<T: DeserializeOwned>(server: &str, path: &str) -> Result<T> {
+    serde_json::from_slice(&get(server, path)?).context("the daemon's answer cannot be read; another version?")
+}
+
 /// Gets a path from a daemon.
 ///
 /// # Errors
 /// Nobody listens there, it does not answer in time, or it answers with an error.
-pub(super) fn get(server: &str, path: &str) -> Result<Vec<u8>> {
+fn get(server: &str, path: &str) -> Result<Vec<u8>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let server = server.strip_prefix("http://").unwrap_or(server).trim_end_matches('/');
     let asked = async { tokio::time::timeout(PATIENCE, fetch(server, path)).await };

@@ -7,12 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{client, print};
+use super::{TROUBLE, client, print};
 use crate::config::Config;
-use crate::http::status::Status;
 
-/// The exit code where VIPs are left when the time is over, as for `status`.
-const LEFT: u8 = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What `drain` is asked for.
@@ -77,8 +74,7 @@ fn wait(server: &str, limit: Duration) -> Result<ExitCode> {
     let since = Instant::now();
     let mut told = String::new();
     loop {
-        let status: Status = serde_json::from_slice(&client::get(server, "/api/v1/status")?)
-            .context("the daemon's answer cannot be read; another version?")?;
+        let status = client::status(server)?;
         let left =
             status.vips.iter().filter(|vip| matches!(vip.state.as_str(), "advertised" | "pending" | "withdrawing"));
         let (count, draining) = left.fold((0_usize, 0_usize), |(count, draining), vip| {
@@ -95,7 +91,7 @@ fn wait(server: &str, limit: Duration) -> Result<ExitCode> {
         }
         if since.elapsed() >= limit {
             eprintln!("cosmolet: {count} VIPs are still there after {limit:?}: cosmolet status says why");
-            return Ok(ExitCode::from(LEFT));
+            return Ok(ExitCode::from(TROUBLE));
         }
         std::thread::sleep(LOOK_EVERY);
     }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::table::{age, aligned, printable};
 use super::{client, print};
@@ -15,9 +15,7 @@ use crate::http::status::AttributesRow;
 /// # Errors
 /// No daemon answers there, or it does not know the VIP.
 pub fn run(server: &str, vip: std::net::IpAddr, output: Output) -> Result<ExitCode> {
-    let body = client::get(server, &format!("/api/v1/explain/{vip}"))?;
-    let explain: Explain =
-        serde_json::from_slice(&body).context("the daemon's answer cannot be read; another version?")?;
+    let explain: Explain = client::ask(server, &format!("/api/v1/explain/{vip}"))?;
     match output {
         Output::Json => print(&(serde_json::to_string_pretty(&explain)? + "\n"))?,
         Output::Table => print(&text(&explain))?,

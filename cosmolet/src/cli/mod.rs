@@ -20,6 +20,9 @@ use std::time::Duration;
 
 use crate::args::{Args, Command};
 
+/// The exit code that says: it was asked and it answered, but something is wrong.
+const TROUBLE: u8 = 3;
+
 /// Runs a command and says how it went.
 ///
 /// # Errors

@@ -111,10 +111,10 @@ fn refused(error: &EbpfError) -> bool {
 }
 
 /// From linux/capability.h.
-const NET_ADMIN: u64 = 1 << 12;
+pub(crate) const NET_ADMIN: u64 = 1 << 12;
 const SYS_ADMIN: u64 = 1 << 21;
-const PERFMON: u64 = 1 << 38;
-const BPF: u64 = 1 << 39;
+pub(crate) const PERFMON: u64 = 1 << 38;
+pub(crate) const BPF: u64 = 1 << 39;
 
 fn missing_capability(held: Option<u64>) -> String {
     let Some(held) = held else { return "the effective capabilities cannot be read".to_owned() };
@@ -133,7 +133,7 @@ fn missing_capability(held: Option<u64>) -> String {
 }
 
 /// This thread's effective capabilities (proc_pid_status(5), CapEff).
-fn effective_capabilities() -> Option<u64> {
+pub(crate) fn effective_capabilities() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/thread-self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(line.trim(), 16).ok()

@@ -6,7 +6,7 @@
 
 mod attach;
 mod counters;
-mod error;
+pub(crate) mod error;
 mod followed;
 mod load;
 mod log;

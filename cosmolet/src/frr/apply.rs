@@ -88,17 +88,11 @@ impl Applier {
         let (false, Admission::Open { asn, .. }) = (steps.is_empty(), admission) else { return refused };
         let mut slot = self.connection.lock().await;
         let _running = Running::start(&self.sequence);
-        let mut connection = match slot.take().filter(|connection| connection.session.is_idle()) {
-            Some(connection) => connection,
-            None => match self.connect().await {
-                Ok(connection) => connection,
-                Err(error) => return steps.into_iter().map(|step| lost(step, &error)).chain(refused).collect(),
-            },
-        };
-        let steps = match connection.make_maps(&steps, *asn).await {
-            Ok(unmade) => without(steps, &unmade, &mut refused),
+        let (mut connection, unmade) = match self.ready(slot.take(), &steps, *asn).await {
+            Ok(ready) => ready,
             Err(error) => return steps.into_iter().map(|step| lost(step, &error)).chain(refused).collect(),
         };
+        let steps = without(steps, &unmade, &mut refused);
         let mut outcomes = vec![None; steps.len()];
         let result = connection.pump(&steps, &mut outcomes).await;
         if result.is_ok() {
@@ -110,6 +104,21 @@ impl Applier {
             outcome: outcome.unwrap_or_else(|| Outcome::Retry(LOST_RETRY, lost.clone())),
         });
         known.chain(refused).collect()
+    }
+
+    /// A connection, the one at hand if it will do, on which the route-maps of the steps are made; and those that FRR refused.
+    async fn ready(
+        &self,
+        at_hand: Option<Connection>,
+        steps: &[Step],
+        asn: u32,
+    ) -> Result<(Connection, BTreeMap<MapName, String>), FrrError> {
+        let mut connection = match at_hand.filter(|connection| connection.session.is_idle()) {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        let unmade = connection.make_maps(steps, asn).await?;
+        Ok((connection, unmade))
     }
 
     /// Learns which of our route-maps FRR has: those that somebody removed are made again when they are needed. Leaves a

@@ -50,23 +50,16 @@ impl RunningConfig {
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut config = Self::default();
-        let mut place = Place::Outside;
-        for line in text.lines() {
-            let indented = line.starts_with(' ');
-            let words: Vec<&str> = line.split_ascii_whitespace().collect();
-            place = match (indented, words.as_slice()) {
-                (_, [] | ["!", ..]) => place,
-                (false, ["router", "bgp", asn, rest @ ..]) => config.enter(asn, rest),
-                (false, ["route-map", name, ..]) => {
-                    config.maps.extend(MapName::parse(name));
-                    Place::Outside
-                }
-                (false, _) => Place::Outside,
-                (true, words) => {
+        for line in lines(text) {
+            match (line.heads, line.words.as_slice()) {
+                (true, ["router", "bgp", asn, rest @ ..]) => config.enter(asn, rest),
+                (true, ["route-map", name, ..]) => config.maps.extend(MapName::parse(name)),
+                (true, _) => {}
+                (false, words) => {
                     config.used_maps.extend(words.iter().filter_map(|word| MapName::parse(word)));
-                    config.line(place, words)
+                    config.line(line.place, words);
                 }
-            };
+            }
         }
         // Route-maps stand below the statements that use them.
         for network in config.networks.values_mut() {
@@ -84,25 +77,20 @@ impl RunningConfig {
     }
 
     /// `router bgp ASN [vrf|view NAME] [as-notation ...]`
-    fn enter(&mut self, asn: &str, rest: &[&str]) -> Place {
-        let Some(asn) = parse_asn(asn) else { return Place::Outside };
+    fn enter(&mut self, asn: &str, rest: &[&str]) {
+        let Some(asn) = parse_asn(asn) else { return };
         let name = match rest {
             [kind @ ("vrf" | "view"), name, ..] => Some(format!("{kind} {name}")),
             _ => None,
         };
-        let place = if name.is_some() { Place::Outside } else { Place::Router };
         self.instances.push(Instance { asn, name });
-        place
     }
 
-    /// An indented line; returns the place of the next one.
-    fn line(&mut self, place: Place, words: &[&str]) -> Place {
+    fn line(&mut self, place: Place, words: &[&str]) {
         if place == Place::Outside {
-            return place;
+            return;
         }
         match words {
-            ["address-family", family, rest @ ..] => return Place::family(family, rest),
-            ["exit-address-family", ..] => return Place::Router,
             ["neighbor", name, rest @ ..] if place == Place::Router => self.neighbor(name, rest),
             ["network", prefix, rest @ ..] => self.network(place, prefix, rest),
             ["redistribute", "connected", ..] => {
@@ -112,7 +100,6 @@ impl RunningConfig {
             }
             _ => {}
         }
-        place
     }
 
     /// Takes the statements that make a peer: `neighbor ADDRESS …`, `neighbor IFNAME interface …`. A peer group is none.
@@ -186,9 +173,37 @@ impl RunningConfig {
     }
 }
 
+/// A line of a running configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigLine<'text> {
+    /// Where it stands.
+    pub place: Place,
+    /// It is not indented: it opens a node, or stands for itself.
+    pub heads: bool,
+    /// Its words; there is one at least.
+    pub words: Vec<&'text str>,
+    /// Its text without the blanks around it.
+    pub text: &'text str,
+}
+
+/// The lines of a running configuration that say something, each with its place.
+pub fn lines(text: &str) -> impl Iterator<Item = ConfigLine<'_>> {
+    let mut place = Place::Outside;
+    text.lines().filter_map(move |line| {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        if matches!(words[..], [] | ["!", ..]) {
+            return None;
+        }
+        let heads = !line.starts_with(' ');
+        let at = if heads { Place::Outside } else { place };
+        place = at.after(heads, &words);
+        Some(ConfigLine { place: at, heads, words, text: line.trim() })
+    })
+}
+
 /// Where in a configuration a line stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+pub enum Place {
     /// Anywhere but in the default VRF's instance.
     Outside,
     /// In the instance, outside its address families: IPv4 unicast, for the statements that are of a family.
@@ -200,6 +215,21 @@ enum Place {
 }
 
 impl Place {
+    /// The place of the line that follows one.
+    fn after(self, heads: bool, words: &[&str]) -> Self {
+        match (heads, words) {
+            (true, ["router", "bgp", asn, rest @ ..]) if parse_asn(asn).is_some() => match rest {
+                ["vrf" | "view", _, ..] => Self::Outside,
+                _ => Self::Router,
+            },
+            (true, _) => Self::Outside,
+            (false, _) if self == Self::Outside => self,
+            (false, ["address-family", family, rest @ ..]) => Self::family(family, rest),
+            (false, ["exit-address-family", ..]) => Self::Router,
+            (false, _) => self,
+        }
+    }
+
     /// `address-family ipv4|ipv6 [unicast]`
     const fn family(family: &str, rest: &[&str]) -> Self {
         match (family.as_bytes(), rest) {

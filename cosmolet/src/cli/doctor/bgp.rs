@@ -8,7 +8,7 @@ use super::finding::Findings;
 use crate::config::Config;
 use crate::engine::attributes::MAP_PREFIX;
 use crate::engine::types::{Family, Mode};
-use crate::frr::observe::RunningConfig;
+use crate::frr::observe::{self, Place, RunningConfig};
 
 /// What FRR told.
 #[derive(Clone, Debug, Default)]
@@ -72,7 +72,7 @@ impl<'a> View<'a> {
             config,
             running: RunningConfig::parse(&frr.running),
             router: Vec::new(),
-            families: BTreeMap::from([(Family::V4, Vec::new()), (Family::V6, Vec::new())]),
+            families: BTreeMap::new(),
             outside: Vec::new(),
             peers: BTreeMap::new(),
         };
@@ -86,28 +86,12 @@ impl<'a> View<'a> {
     }
 
     fn read(&mut self, running: &'a str) {
-        let (mut inside, mut family) = (false, None);
-        for line in running.lines().filter(|line| !line.starts_with('!')) {
-            if !line.starts_with(' ') {
-                let words: Vec<&str> = line.split_whitespace().collect();
-                inside = matches!(words[..], ["router", "bgp", _])
-                    || matches!(words[..], ["router", "bgp", _, "as-notation", _]);
-                family = None;
-                self.outside.push(line);
-                continue;
-            }
-            let text = line.trim();
-            match (inside, text) {
-                (false, _) => self.outside.push(text),
-                (true, "address-family ipv4 unicast") => family = Some(Family::V4),
-                (true, "address-family ipv6 unicast") => family = Some(Family::V6),
-                // Of no concern, up to its end.
-                (true, _) if text.starts_with("address-family ") => inside = false,
-                (true, "exit-address-family") => family = None,
-                (true, _) => match family.and_then(|family| self.families.get_mut(&family)) {
-                    Some(lines) => lines.push(text),
-                    None => self.router.push(text),
-                },
+        for line in observe::lines(running) {
+            match line.place {
+                Place::Outside => self.outside.push(line.text),
+                Place::Router => self.router.push(line.text),
+                Place::Unicast(family) => self.families.entry(family).or_default().push(line.text),
+                Place::OtherFamily => {}
             }
         }
     }

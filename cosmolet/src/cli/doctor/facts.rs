@@ -10,12 +10,11 @@ use tokio::sync::watch;
 
 use super::bgp::Frr;
 use super::node::Node;
-use crate::cli::client;
 use crate::config::Config;
+use crate::ebpf::error::effective_capabilities;
 use crate::engine::observed::PeerView;
 use crate::frr::observe::RunningConfig;
 use crate::frr::vty::{Line, Session};
-use crate::http::status::Status;
 use crate::netlink::uplinks;
 
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -61,16 +60,10 @@ pub(super) fn node(config: Option<&Config>, frr: Option<&Frr>) -> Result<Node> {
     Ok(Node {
         sysctls: names.into_iter().filter_map(|name| sysctl(&name).map(|value| (name, value))).collect(),
         uplinks,
-        capabilities: capabilities(),
+        capabilities: effective_capabilities(),
         btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
         clock_kept: clock_kept(),
     })
-}
-
-/// Asks the daemon.
-pub(super) fn daemon(server: &str) -> Result<Status> {
-    let body = client::get(server, "/api/v1/status")?;
-    serde_json::from_slice(&body).context("the daemon's answer cannot be read; another version?")
 }
 
 /// FRR's peers as the uplinks are found by them.
@@ -86,12 +79,6 @@ fn sysctl(name: &str) -> Option<String> {
         None => format!("/proc/sys/{}", name.replace('.', "/")),
     };
     fs::read_to_string(path).ok().map(|value| value.trim().to_owned())
-}
-
-fn capabilities() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let held = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    u64::from_str_radix(held.trim(), 16).ok()
 }
 
 /// Whether anything has told the kernel lately that its clock is right (adjtimex(2)).

@@ -12,15 +12,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::print;
 use super::table::printable;
 use super::troubles::troubles;
+use super::{TROUBLE, client, print};
 use crate::args::{Checks, Output};
 use crate::config::Config;
 use finding::{Finding, Findings, Verdict};
 
-/// The exit code where something is wrong, as for `status`.
-const WRONG: u8 = 3;
 /// The exit code where there is advice at most.
 const ADVICE: u8 = 4;
 
@@ -35,7 +33,7 @@ pub fn run(config: &Path, server: &str, output: Output) -> Result<ExitCode> {
         Output::Table => print(&text(&found))?,
     }
     Ok(match found.iter().map(|finding| finding.verdict).max() {
-        Some(Verdict::Wrong) => ExitCode::from(WRONG),
+        Some(Verdict::Wrong) => ExitCode::from(TROUBLE),
         Some(Verdict::Advice | Verdict::Unknown) => ExitCode::from(ADVICE),
         Some(Verdict::Ok) | None => ExitCode::SUCCESS,
     })
@@ -96,7 +94,7 @@ fn configuration(path: &Path, findings: &mut Findings) -> Option<Config> {
 
 /// Whether a running daemon counts traffic; `None` if it is not to, or there is no daemon.
 fn daemon(server: &str, findings: &mut Findings) -> Option<Result<(), String>> {
-    let status = match facts::daemon(server) {
+    let status = match client::status(server) {
         Ok(status) => status,
         Err(error) => {
             findings.unknown("daemon", format!("{error:#}"), "start it, or name where it listens with --server");

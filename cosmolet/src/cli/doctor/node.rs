@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::finding::Findings;
+use crate::ebpf::error::{BPF, NET_ADMIN, PERFMON};
 
 /// What the kernel told.
 #[derive(Clone, Debug, Default)]
@@ -19,8 +20,7 @@ pub(super) struct Node {
     pub(super) clock_kept: bool,
 }
 
-/// From linux/capability.h.
-const WANTED: [(&str, u64); 3] = [("CAP_BPF", 1 << 39), ("CAP_PERFMON", 1 << 38), ("CAP_NET_ADMIN", 1 << 12)];
+const WANTED: [(&str, u64); 3] = [("CAP_BPF", BPF), ("CAP_PERFMON", PERFMON), ("CAP_NET_ADMIN", NET_ADMIN)];
 
 /// Runs every check of the node. `counting` is what a running daemon says of its programs: it, not this process, needs
 /// the capabilities.

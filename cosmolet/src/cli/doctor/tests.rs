@@ -95,6 +95,14 @@ fn each_mistake_is_found_by_its_check_alone() {
     }
 }
 
+/// What stands in other families has no say, and hides nothing of those behind it.
+#[test]
+fn other_families_hide_nothing() {
+    let vpn = " address-family ipv4 vpn\n  neighbor FABRIC activate\n exit-address-family\n !\n address-family ipv6 unicast\n";
+    let running = GOOD.replacen(" address-family ipv6 unicast\n", vpn, 1);
+    assert_eq!(worse(&frr(&running, &summary("OK"), Some(&config("")))), []);
+}
+
 #[test]
 fn sessions_families_and_policies_are_judged_by_the_summary() {
     use Verdict::{Advice, Wrong};
