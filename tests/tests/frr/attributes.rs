@@ -10,45 +10,15 @@ use cosmolet::engine::attributes::{
 use cosmolet::engine::observed::{BgpView, Network};
 use cosmolet::engine::plan::{Outcome, Step};
 use cosmolet::engine::types::Vip;
-use cosmolet_tests::frr::{self, Frr};
-use cosmolet_tests::netns::{End, veth};
+use cosmolet_tests::frr::Frr;
 use cosmolet_tests::wire::{Event, Wire};
-use cosmolet_tests::{Lab, Netns, wait};
+use cosmolet_tests::{Lab, wait};
 use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::impostors::{server, willing};
+use crate::pair::Pair;
 use crate::{DYNAMIC, LIMIT, Node, Watched, ensure_done, options, vip};
-
-/// A node whose one peer is a ToR.
-struct Pair {
-    node: Netns,
-    tor: Netns,
-    lab: Lab,
-}
-
-impl Pair {
-    fn raise() -> Result<Self> {
-        let lab = Lab::new()?;
-        let (node, tor) = (lab.netns("node")?, lab.netns("tor")?);
-        veth(End { netns: &node, interface: "up" }, End { netns: &tor, interface: "down" })?;
-        node.add_address("up", "10.1.0.1/30".parse()?)?;
-        tor.add_address("down", "10.1.0.2/30".parse()?)?;
-        Ok(Self { node, tor, lab })
-    }
-
-    fn frr(&self, netns: &Netns, asn: u32, peer: &str, remote: &str) -> Result<Frr> {
-        let config = format!(
-            "frr defaults datacenter\nrouter bgp {asn}\n neighbor {peer} remote-as {remote}\n neighbor {peer} timers connect 1\n \
-             address-family ipv6 unicast\n  neighbor {peer} activate\n exit-address-family\n"
-        );
-        Frr::start(&self.lab, netns, &config, &frr::Options::default())
-    }
-
-    fn add(&self, vips: &[Vip]) -> Result<()> {
-        vips.iter().try_for_each(|vip| self.node.add_address("lo", vip.prefix()))
-    }
-}
 
 fn route(attributes: Attributes) -> Route {
     let digest = |text: &str| text.bytes().fold(7_u64, |sum, byte| sum.wrapping_mul(31) + u64::from(byte));

@@ -6,6 +6,7 @@ mod attributes;
 mod faults;
 mod impostors;
 mod pace;
+mod pair;
 mod reading;
 mod steps;
 

@@ -7,36 +7,22 @@ use anyhow::{Context, Result};
 use cosmolet::engine::observed::{BgpView, Network, RibState};
 use cosmolet::engine::plan::{Outcome, Step};
 use cosmolet::frr::Options;
-use cosmolet_tests::Lab;
-use cosmolet_tests::frr::{self, Frr};
-use cosmolet_tests::netns::{End, veth};
 use tokio::time::timeout;
 
+use crate::pair::Pair;
 use crate::{DYNAMIC, Node, Watched, all, ensure_done, options, vip, vips};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vips_are_advertised_and_withdrawn_in_both_families() -> Result<()> {
-    let lab = Lab::new()?;
-    let (node, tor) = (lab.netns("node")?, lab.netns("tor")?);
-    veth(End { netns: &node, interface: "up" }, End { netns: &tor, interface: "down" })?;
-    node.add_address("up", "10.1.0.1/30".parse()?)?;
-    tor.add_address("down", "10.1.0.2/30".parse()?)?;
-    let config = |asn: u32, peer: &str| {
-        format!(
-            "frr defaults datacenter\nrouter bgp {asn}\n neighbor {peer} remote-as external\n neighbor {peer} timers connect 1\n \
-             address-family ipv6 unicast\n  neighbor {peer} activate\n exit-address-family\n"
-        )
-    };
-    let frr = Frr::start(&lab, &node, &config(65001, "10.1.0.2"), &frr::Options::default())?;
-    let _tor = Frr::start(&lab, &tor, &config(65002, "10.1.0.1"), &frr::Options::default())?;
+    let ends = Pair::raise()?;
+    let frr = ends.frr(&ends.node, 65001, "10.1.0.2", "external")?;
+    let _tor = ends.frr(&ends.tor, 65002, "10.1.0.1", "external")?;
     let mut watched = Watched::new(Options { period: Duration::from_millis(200), ..options(frr.directory()) });
     let is_established = |view: &BgpView| view.peers.iter().any(|peer| peer.established);
     watched.view("a session", is_established).await?;
 
     let pair = [vip("10.7.0.1"), vip("2001:db8::7:1")];
-    for vip in pair {
-        node.add_address("lo", vip.prefix())?;
-    }
+    ends.add(&pair)?;
     ensure_done(&watched.handle.apply(all(&pair, Step::advertise)).await)?;
     watched.rib(&pair, |rib| rib == RibState { valid: true, best: true, advertised_to: 1 }).await?;
     watched.view("our networks", |view| pair.iter().all(|vip| view.networks.get(vip) == Some(&Network::PLAIN))).await?;
