@@ -35,11 +35,8 @@ impl Engine {
         if !is_planned(reason) || entry.by_claims() != Decision::Advertise || !self.can_depreference(vip) {
             return None;
         }
-        match (entry.decision, &entry.drain) {
-            (_, Some(running)) => Some(running.clone()),
-            (Some(Decision::Advertise), None) => Some(Box::new(Drain { until: now.after(limit), heard_at: now })),
-            (_, None) => None,
-        }
+        // Whatever was decided meanwhile: peers hear of it, so it is to go gently.
+        Some(entry.drain.clone().unwrap_or_else(|| Box::new(Drain { until: now.after(limit), heard_at: now })))
     }
 
     /// When the drain of a VIP ends, if there is one.
@@ -51,11 +48,14 @@ impl Engine {
         })
     }
 
-    /// Whether our `network` statement tells peers of it: in Connected mode the route-map is the operator's.
+    /// Whether peers hear of it by our `network` statement, and its address is there for what they send: in Connected mode
+    /// the route-map is the operator's.
     fn can_depreference(&self, vip: Vip) -> bool {
         match &self.observed.bgp {
             BgpState::Up(view) => {
-                *view.modes.get(vip.family()) == Mode::Dynamic && view.network_owner(vip) == Some(Owner::Ours)
+                *view.modes.get(vip.family()) == Mode::Dynamic
+                    && view.network_owner(vip) == Some(Owner::Ours)
+                    && self.is_up(vip)
             }
             BgpState::Disabled | BgpState::Down(_) => false,
         }
