@@ -5,6 +5,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -261,34 +262,45 @@ impl fmt::Display for Mode {
 }
 
 /// A point on the daemon's monotonic clock, as the time since it started. The engine has no clock of its own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Timestamp(Duration);
+///
+/// In nanoseconds, one more than have passed: so an `Option` of it is no larger, and every VIP has many of those.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(NonZeroU64);
+
+impl Default for Timestamp {
+    fn default() -> Self {
+        Self::ZERO
+    }
+}
 
 impl Timestamp {
     /// The daemon's start.
-    pub const ZERO: Self = Self(Duration::ZERO);
+    pub const ZERO: Self = Self(NonZeroU64::MIN);
 
-    /// The point `since_start` after the daemon's start.
+    /// The point `since_start` after the daemon's start; at most 584 years.
     #[must_use]
     pub const fn from_start(since_start: Duration) -> Self {
-        Self(since_start)
+        Self::ZERO.after(since_start)
     }
 
     /// The time between the daemon's start and this point.
     #[must_use]
     pub const fn since_start(self) -> Duration {
-        self.0
+        self.since(Self::ZERO)
     }
 
     /// The time from `earlier` to this point; zero if `earlier` is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
-        self.0.saturating_sub(earlier.0)
+        Duration::from_nanos(self.0.get().saturating_sub(earlier.0.get()))
     }
 
     /// The point `by` later.
     #[must_use]
     pub const fn after(self, by: Duration) -> Self {
+        let by = by.as_nanos();
+        #[expect(clippy::cast_possible_truncation, reason = "what does not fit is cut before")]
+        let by = if by > u64::MAX as u128 { u64::MAX } else { by as u64 };
         Self(self.0.saturating_add(by))
     }
 }
