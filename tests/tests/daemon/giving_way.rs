@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use cosmolet_tests::fabric::{Mode, host, vip4};
+use cosmolet_tests::frr::Daemon;
 use cosmolet_tests::objects::State;
+use cosmolet_tests::process::Paused;
 use cosmolet_tests::stage::Options;
 use ipnet::IpNet;
 
@@ -16,18 +18,24 @@ const MASS: u16 = 4000;
 const MASS_LIMIT: Duration = Duration::from_secs(60);
 const DEFERRED: &str = r#"cosmolet_steps_total{step="advertise",outcome="deferred"}"#;
 
+const DECIDED: &str = r#"cosmolet_transitions_total{to="withdraw",reason="NoLocalEndpoint"}"#;
+
 #[test]
 fn additions_in_flight_give_way_to_a_withdrawal() -> Result<()> {
     let mut stage = one_node(Mode::Dynamic, Options::default())?;
     let mass: Vec<IpAddr> = (0..MASS).map(|number| vip4(0x1000 + number)).collect();
     let within = IpNet::new(mass[0], 20)?;
     ensure!(metric(&stage, DEFERRED)? == 0, "something gave way to nothing");
+    // However slow the machine is, the withdrawal is decided while the first of the additions are with bgpd.
+    let paused = Paused::new(stage.fabric.nodes[0].frr.process(Daemon::Bgpd)?.pid())?;
     let since = Instant::now();
     write_service(&stage, "mass", &mass, vec![endpoint(&stage, mass[0], State::Ready)])?;
     cosmolet_tests::wait::until_true("additions are under way", LIMIT, || {
-        Ok(loopback(&stage, 0)?.iter().filter(|address| within.contains(*address)).count() > 0)
+        Ok(loopback(&stage, 0)?.iter().any(|address| within.contains(address)))
     })?;
     stage.set_endpoint(0, State::NotReady)?;
+    cosmolet_tests::wait::until_true("the withdrawal is decided", LIMIT, || Ok(metric(&stage, DECIDED)? > 0))?;
+    drop(paused);
     wait_vip(&stage, vip4(1), &[])?;
     let there = stage.fabric.routes().count_within(within);
     ensure!(there < usize::from(MASS), "the withdrawal came after every addition");
