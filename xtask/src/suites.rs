@@ -59,6 +59,8 @@ pub struct Mode<'a> {
     pub sudo: bool,
     /// The daemon under test.
     pub daemon: &'a Path,
+    /// The folder of FRR's programs; the machine's own where it is not given.
+    pub frr: Option<&'a Path>,
 }
 
 /// Compiles the daemon, the lab's programs and every test binary in one go, so that all share one set of features.
@@ -126,6 +128,9 @@ impl Suite {
             .env("CARGO_MANIFEST_DIR", &self.package_dir)
             .env("COSMOLET_BIN", mode.daemon)
             .args(mode.filters);
+        if let Some(frr) = mode.frr {
+            command.env("COSMOLET_FRR_DIR", frr);
+        }
         command
     }
 
@@ -216,7 +221,7 @@ mod tests {
     #[test]
     fn a_suite_that_dies_is_a_failure() {
         let suite = Suite { name: "x".into(), lab: false, binary: "/bin/true".into(), package_dir: shell::root() };
-        let mode = Mode { filters: &[], sudo: false, daemon: Path::new("/bin/true") };
+        let mode = Mode { filters: &[], sudo: false, daemon: Path::new("/bin/true"), frr: None };
         assert_eq!(suite.run(mode), Count { failed: 1, ..Count::default() });
     }
 }

@@ -6,10 +6,11 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use crate::image;
 use crate::lab::{self, PROFILE};
+use crate::setup::frr::Frr;
 use crate::setup::{self, Group};
 use crate::shell;
 use crate::suites::{self, Count, Mode, Suite};
@@ -17,6 +18,9 @@ use crate::tidy;
 
 /// What the fast tests of the lab's suites are called.
 const QUICK: &str = "quick_";
+
+/// The suites that a whole run repeats with other versions of FRR.
+const FRR_SUITES: [&str; 2] = ["cosmolet-tests/frr", "cosmolet-tests/daemon"];
 
 /// What to test.
 #[derive(Debug, clap::Args)]
@@ -33,6 +37,10 @@ pub struct Options {
     /// Start the lab's suites, and only those, through sudo.
     #[arg(long)]
     sudo: bool,
+    /// Run the lab's suites, and only those, with the FRR of this Debian release (bookworm, trixie, sid) instead of the
+    /// machine's.
+    #[arg(long, value_name = "RELEASE")]
+    frr: Option<String>,
     /// Only tests whose names contain one of these; the checks before the tests are left out.
     filter: Vec<String>,
 }
@@ -55,10 +63,11 @@ pub fn run(options: &Options) -> ExitCode {
 }
 
 fn steps(options: &Options, report: &mut Report) -> Result<()> {
-    let groups = [Group::Build, Group::Ebpf, Group::Lab, Group::Kube, Group::Cluster];
+    let groups = [Group::Build, Group::Ebpf, Group::Lab, Group::Kube, Group::Cluster, Group::Frr];
     let needs = setup::Options::only(options.yes, &groups);
     report.must("setup", || setup::run(&needs))?;
-    if options.filter.is_empty() {
+    let checks = options.filter.is_empty() && options.frr.is_none();
+    if checks {
         report.step("format", || shell::run(shell::cargo().args(["fmt", "--all", "--", "--check"])));
         report.step("tidy", tidy::run);
     }
@@ -68,7 +77,7 @@ fn steps(options: &Options, report: &mut Report) -> Result<()> {
         suites = suites::build()?;
         Ok(())
     })?;
-    let full = !options.quick && options.filter.is_empty();
+    let full = !options.quick && checks;
     if full {
         report.step("clippy", || {
             shell::run(shell::cargo().args(["clippy", "--profile", PROFILE, "--all-targets", "--", "-D", "warnings"]))
@@ -79,9 +88,37 @@ fn steps(options: &Options, report: &mut Report) -> Result<()> {
         // Here it says how far it is; the suites find it current.
         report.step("the container image", || image::run(&image::Options::of(lab::daemon(), options.yes)));
     }
-    run_suites(options, &suites, report);
+    let daemon = lab::daemon();
+    let mode = Mode { filters: &options.filter, sudo: options.sudo, daemon: &daemon, frr: None };
+    if let Some(release) = &options.frr {
+        let frr = setup::frr::unpack(release)?;
+        return with_frr(options, &suites, mode, &frr, |suite| suite.lab, report);
+    }
+    run_suites(options, &suites, mode, report);
     if full {
+        if !options.no_root {
+            for frr in setup::frr::others()? {
+                with_frr(options, &suites, mode, &frr, |suite| FRR_SUITES.contains(&suite.name.as_str()), report)?;
+            }
+        }
         report.doctests();
+    }
+    Ok(())
+}
+
+/// Runs suites once more, with another FRR.
+fn with_frr(
+    options: &Options,
+    suites: &[Suite],
+    mode: Mode<'_>,
+    frr: &Frr,
+    wanted: impl Fn(&Suite) -> bool,
+    report: &mut Report,
+) -> Result<()> {
+    ensure!(!options.no_root, "the lab's suites need root");
+    let mode = Mode { frr: Some(&frr.programs), ..mode };
+    for suite in suites.iter().filter(|suite| wanted(suite)) {
+        report.suite(&format!("{} with FRR {}", suite.name, frr.name), || suite.run(mode));
     }
     Ok(())
 }
@@ -90,13 +127,12 @@ fn documentation() -> Result<()> {
     shell::run(shell::cargo().args(["doc", "--profile", PROFILE, "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
-fn run_suites(options: &Options, suites: &[Suite], report: &mut Report) {
-    let daemon = lab::daemon();
+fn run_suites(options: &Options, suites: &[Suite], mode: Mode<'_>, report: &mut Report) {
     let quick = [QUICK.to_owned()];
     for suite in suites {
         let filters =
             if options.quick && suite.lab && options.filter.is_empty() { &quick[..] } else { &options.filter };
-        let mode = Mode { filters, sudo: options.sudo, daemon: &daemon };
+        let mode = Mode { filters, ..mode };
         if suite.lab && options.no_root {
             report.suite(&format!("{} (skipped: --no-root)", suite.name), || suite.skip(mode));
         } else {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::intent::Decision;
 use super::observed::{BgpState, LoopbackAddress, Network, Observed, Owner, ProgramsState};
-use super::plan::Step;
-use super::types::{Mode, Timestamp, Vip};
+use super::plan::{Hold, Step};
+use super::types::{Family, Mode, Timestamp, Vip};
 use super::vip::VipEntry;
 
 /// What the difference depends on besides the VIP itself.
@@ -43,7 +43,7 @@ pub(super) fn difference(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>) 
         return difference;
     }
     match entry.decision {
-        None => renew(vip, entry, context, &mut difference),
+        None => renew(vip, entry, context, None, &mut difference),
         Some(Decision::Advertise) => up(vip, entry, context, &mut difference),
         Some(Decision::Withdraw(_)) => down(vip, entry, context, &mut difference),
     }
@@ -82,9 +82,16 @@ fn network(vip: Vip, context: &DiffContext<'_>) -> Option<Network> {
     }
 }
 
-/// Keeps an address of ours alive.
-fn renew(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &mut Difference) {
-    let Some(LoopbackAddress { owner: Owner::Ours, .. }) = address(vip, context) else { return };
+/// Keeps an address of ours alive. Where the mode is not known, its prefix route stays as it is.
+fn renew(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, mode: Option<Mode>, difference: &mut Difference) {
+    let Some(LoopbackAddress { owner: Owner::Ours, prefix_route, .. }) = address(vip, context) else { return };
+    let hold =
+        Hold { lease: context.lease, prefix_route: mode.map_or(prefix_route, |mode| wants_prefix_route(vip, mode)) };
+    if hold.prefix_route && !prefix_route {
+        // FRR would not redistribute it. The other way round nothing is urgent: that waits for the renewal.
+        difference.steps.push(Step::AddAddress(vip, hold));
+        return;
+    }
     let due = match context.lease {
         // A lease that is longer than the configured one, or endless, is cut to it at once.
         Some(lease) => entry.renew_at(lease).filter(|_| !too_long(entry, lease, context.now)),
@@ -93,8 +100,15 @@ fn renew(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &mut
     };
     match due {
         Some(at) if at > context.now => difference.later(at),
-        _ => difference.steps.push(Step::AddAddress(vip, context.lease)),
+        _ => difference.steps.push(Step::AddAddress(vip, hold)),
     }
+}
+
+/// An IPv6 address with a lease leaves its prefix route behind when it goes (Linux removes that of permanent ones only), and
+/// FRR 10.3 takes the route for the address: a `network` statement would outlive the lease. So only what is redistributed
+/// has one.
+fn wants_prefix_route(vip: Vip, mode: Mode) -> bool {
+    vip.family() == Family::V4 || mode == Mode::Connected
 }
 
 /// A second of grace covers the kernel's rounding.
@@ -107,12 +121,15 @@ fn up(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &mut Di
         BgpState::Up(view) => Some(*view.modes.get(vip.family())),
         BgpState::Disabled => None,
         // While FRR is away nobody would advertise a new address, and its peers' addresses are unknown.
-        BgpState::Down(_) => return renew(vip, entry, context, difference),
+        BgpState::Down(_) => return renew(vip, entry, context, None, difference),
     };
     match (&context.observed.kernel, address(vip, context)) {
         (None, _) => return,
-        (Some(_), None) => difference.steps.push(Step::AddAddress(vip, context.lease)),
-        (Some(_), Some(_)) => renew(vip, entry, context, difference),
+        (Some(_), None) => {
+            let prefix_route = mode.is_none_or(|mode| wants_prefix_route(vip, mode));
+            difference.steps.push(Step::AddAddress(vip, Hold { lease: context.lease, prefix_route }));
+        }
+        (Some(_), Some(_)) => renew(vip, entry, context, mode, difference),
     }
     match (mode, network(vip, context)) {
         (Some(Mode::Dynamic), Some(Network::Foreign)) => {}
@@ -136,7 +153,7 @@ fn down(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &mut 
                 difference.steps.push(Step::Advertise(vip, route));
             }
             difference.later(ends);
-            return renew(vip, entry, context, difference);
+            return renew(vip, entry, context, None, difference);
         }
         // The address goes only when FRR has confirmed this.
         difference.steps.push(Step::Withdraw(vip));

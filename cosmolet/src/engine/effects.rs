@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::control::differing;
 use super::engine::Engine;
 use super::observed::{BgpState, KernelEvent, KernelState, LoopbackAddress, Network, Owner, ProgramsState};
-use super::plan::{Applied, Outcome, Step};
+use super::plan::{Applied, Hold, Outcome, Step};
 use super::types::{Timestamp, Vip};
 
 /// After an error that trying again will not mend, the next attempt is this far away.
@@ -165,8 +165,8 @@ impl Engine {
     /// A confirmed step is an observation: the kernel or FRR has answered it.
     fn done(&mut self, step: Step, stale: bool, now: Timestamp) {
         match step {
-            Step::AddAddress(vip, lease) => {
-                let held = LoopbackAddress { owner: Owner::Ours, valid_for: lease };
+            Step::AddAddress(vip, Hold { lease, prefix_route }) => {
+                let held = LoopbackAddress { owner: Owner::Ours, valid_for: lease, prefix_route };
                 if let Some(kernel) = &mut self.observed.kernel {
                     kernel.loopback.insert(vip, held);
                 }

@@ -12,8 +12,8 @@ use super::types::{Port, Vip};
 pub enum Step {
     /// Counts the VIP's traffic on these ports from now on; replaces the ports it had.
     TrackVip(Vip, Vec<Port>),
-    /// Puts the VIP on the loopback, or renews its lease. `None` is a lease without end.
-    AddAddress(Vip, Option<Duration>),
+    /// Puts the VIP on the loopback, or renews its lease.
+    AddAddress(Vip, Hold),
     /// Adds our `network` statement, or gives it another route-map.
     Advertise(Vip, Route),
     /// Removes our `network` statement.
@@ -24,7 +24,23 @@ pub enum Step {
     UntrackVip(Vip),
 }
 
+/// How an address is put on the loopback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hold {
+    /// The kernel removes it after this time; `None` is never.
+    pub lease: Option<Duration>,
+    /// IPv6: the kernel makes a route of its prefix too, as FRR wants it from version 10 on to call it connected. IPv4 has
+    /// no such route, and true.
+    pub prefix_route: bool,
+}
+
 impl Step {
+    /// Puts the VIP on the loopback as the kernel does by itself, with this lease; `None` is one without end.
+    #[must_use]
+    pub const fn add_address(vip: Vip, lease: Option<Duration>) -> Self {
+        Self::AddAddress(vip, Hold { lease, prefix_route: true })
+    }
+
     /// Our `network` statement without attributes.
     #[must_use]
     pub fn advertise(vip: Vip) -> Self {

@@ -18,7 +18,7 @@ use super::service::{
     Terminating, VipClaim, VipKind,
 };
 use super::traffic::{SecondKey, TrafficMode, TrafficPolicy};
-use super::types::{Mode, ObjectKey, PerFamily, Port, Protocol, Timestamp, Vip};
+use super::types::{Family, Mode, ObjectKey, PerFamily, Port, Protocol, Timestamp, Vip};
 use super::{Engine, Settings};
 
 /// Six VIPs: four good, one never allowed, one of the node's own.
@@ -39,6 +39,8 @@ fn port() -> Port {
 #[derive(Clone, Debug, Default)]
 struct World {
     loopback: BTreeMap<Vip, Owner>,
+    /// Of these, those that have no prefix route.
+    routeless: BTreeSet<Vip>,
     networks: BTreeMap<Vip, Network>,
     modes: PerFamily<Option<Mode>>,
     generation: u64,
@@ -63,9 +65,13 @@ impl World {
     }
 
     fn kernel(&self) -> KernelState {
-        let held = |owner: &Owner| LoopbackAddress { owner: *owner, valid_for: Some(Duration::from_secs(120)) };
+        let held = |vip: &Vip, owner: &Owner| LoopbackAddress {
+            owner: *owner,
+            valid_for: Some(Duration::from_secs(120)),
+            prefix_route: !self.routeless.contains(vip),
+        };
         KernelState {
-            loopback: self.loopback.iter().map(|(vip, owner)| (*vip, held(owner))).collect(),
+            loopback: self.loopback.iter().map(|(vip, owner)| (*vip, held(vip, owner))).collect(),
             own: BTreeSet::from([vip(5).address()]),
         }
     }
@@ -124,8 +130,15 @@ impl World {
     fn carry_out(&mut self, step: &Step) {
         let vip = step.vip();
         match step {
-            Step::AddAddress(..) => drop(self.loopback.insert(vip, Owner::Ours)),
-            Step::RemoveAddress(_) => drop(self.loopback.remove(&vip)),
+            Step::AddAddress(_, hold) => {
+                self.loopback.insert(vip, Owner::Ours);
+                self.routeless.remove(&vip);
+                self.routeless.extend((!hold.prefix_route).then_some(vip));
+            }
+            Step::RemoveAddress(_) => {
+                self.loopback.remove(&vip);
+                self.routeless.remove(&vip);
+            }
             Step::Advertise(_, route) => {
                 assert!(self.loopback.contains_key(&vip), "{vip} advertised before its address");
                 self.networks.insert(vip, Network::Ours(Some(route.map)));
@@ -354,14 +367,16 @@ impl Run {
 
     /// The kernel refuses a second address of the same value, so a foreign one only comes where none of ours is.
     fn foreign(&mut self, vip: Vip, there: bool) {
-        let held = LoopbackAddress { owner: Owner::Foreign, valid_for: None };
+        let held = LoopbackAddress { owner: Owner::Foreign, valid_for: None, prefix_route: true };
         match (there, self.world.loopback.get(&vip)) {
             (true, None) => {
                 self.world.loopback.insert(vip, Owner::Foreign);
+                self.world.routeless.remove(&vip);
                 self.handle(Event::Kernel(KernelEvent::Loopback(vip, held)));
             }
             (false, Some(_)) => {
                 self.world.loopback.remove(&vip);
+                self.world.routeless.remove(&vip);
                 self.handle(Event::Kernel(KernelEvent::LoopbackGone(vip)));
             }
             (true, Some(_)) | (false, None) => {}
@@ -418,6 +433,10 @@ proptest! {
         for (vip, owner) in run.world.loopback.iter().map(|(vip, owner)| (vip, *owner)).chain(networks) {
             let wanted = intent.get(vip) == Some(&Decision::Advertise);
             prop_assert!(owner == Owner::Foreign || wanted, "{} is there and nobody wants it", vip);
+        }
+        for vip in &run.world.routeless {
+            let mode = run.world.modes.v6.unwrap_or(Mode::Connected);
+            prop_assert!(vip.family() == Family::V6 && mode == Mode::Dynamic, "{} could not be redistributed", vip);
         }
         for (vip, network) in &run.world.networks {
             let route = run.engine.vips.get(vip).map(super::vip::VipEntry::route).unwrap_or_default();

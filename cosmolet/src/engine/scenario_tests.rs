@@ -57,7 +57,7 @@ fn bgp(mode: Mode, generation: u64, networks: &[(Vip, Network)]) -> Event {
 }
 
 fn held(owner: Owner, seconds: u64) -> LoopbackAddress {
-    LoopbackAddress { owner, valid_for: Some(Duration::from_secs(seconds)) }
+    LoopbackAddress { owner, valid_for: Some(Duration::from_secs(seconds)), prefix_route: true }
 }
 
 struct Story {
@@ -111,7 +111,7 @@ impl Story {
 fn dynamic_mode_address_then_network_and_back_with_a_linger() {
     let mut story = Story::synced(Mode::Dynamic);
     story.tell(service("web", 1));
-    assert_eq!(story.done(), [Step::AddAddress(vip(), LEASE), Step::advertise(vip())]);
+    assert_eq!(story.done(), [Step::add_address(vip(), LEASE), Step::advertise(vip())]);
     assert_eq!(story.steps(), []);
     story.tell(service("web", 0));
     assert_eq!(story.done(), [Step::Withdraw(vip())]);
@@ -125,7 +125,7 @@ fn dynamic_mode_address_then_network_and_back_with_a_linger() {
 fn connected_mode_is_the_address_alone() {
     let mut story = Story::synced(Mode::Connected);
     story.tell(service("web", 1));
-    assert_eq!(story.done(), [Step::AddAddress(vip(), LEASE)]);
+    assert_eq!(story.done(), [Step::add_address(vip(), LEASE)]);
     story.tell(Event::ServiceGone(ObjectKey::new("d", "web")));
     assert_eq!(story.done(), [Step::RemoveAddress(vip())]);
     assert_eq!(story.steps(), []);
@@ -189,7 +189,7 @@ fn while_frr_is_away_nothing_is_added_but_withdrawals_go_on() {
     story.tell(service("web", 1));
     assert_eq!(story.steps(), []);
     story.tell(bgp(Mode::Connected, 2, &[]));
-    assert_eq!(story.steps(), [Step::AddAddress(vip(), LEASE)]);
+    assert_eq!(story.steps(), [Step::add_address(vip(), LEASE)]);
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn a_restarted_daemon_adopts_renews_and_cleans_up() {
     story.wait(30);
     assert_eq!(
         story.done(),
-        [Step::AddAddress(vip(), LEASE), Step::AddAddress(stray, LEASE)],
+        [Step::add_address(vip(), LEASE), Step::add_address(stray, LEASE)],
         "but leases are renewed"
     );
     story.tell(service("web", 1));
@@ -221,7 +221,7 @@ fn a_lease_is_renewed_every_third_of_it() {
     story.wait(39);
     assert_eq!(story.steps(), []);
     story.wait(1);
-    assert_eq!(story.done(), [Step::AddAddress(vip(), LEASE)]);
+    assert_eq!(story.done(), [Step::add_address(vip(), LEASE)]);
     story.wait(39);
     assert_eq!(story.steps(), []);
 }
@@ -235,7 +235,7 @@ fn what_others_hold_is_refused_and_never_touched() {
     let refused = WithdrawReason::Refused(Refusal::ForeignAddress);
     assert_eq!(story.decision(), Some(Decision::Withdraw(refused)));
     story.tell(Event::Kernel(KernelEvent::LoopbackGone(vip())));
-    assert_eq!(story.steps(), [Step::AddAddress(vip(), LEASE), Step::advertise(vip())]);
+    assert_eq!(story.steps(), [Step::add_address(vip(), LEASE), Step::advertise(vip())]);
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn a_foreign_network_statement_is_left_alone() {
     let mut story = Story::synced(Mode::Dynamic);
     story.tell(bgp(Mode::Dynamic, 1, &[(vip(), Network::Foreign)]));
     story.tell(service("web", 1));
-    assert_eq!(story.done(), [Step::AddAddress(vip(), LEASE)]);
+    assert_eq!(story.done(), [Step::add_address(vip(), LEASE)]);
     assert_eq!(story.engine.vip_status(vip()).map(|row| row.state), Some(VipState::Advertised));
     story.tell(service("web", 0));
     assert_eq!(story.done(), [Step::RemoveAddress(vip())]);
@@ -308,7 +308,7 @@ fn refused_traffic_withdraws_and_a_trial_brings_it_back() {
     assert_eq!(story.steps(), []);
     story.wait(8);
     story.tell(Event::Tick);
-    assert_eq!(story.done(), [Step::AddAddress(vip(), LEASE)]);
+    assert_eq!(story.done(), [Step::add_address(vip(), LEASE)]);
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn failed_steps_are_tried_again_later_unless_the_decision_changes() {
     assert_eq!(story.steps(), []);
     assert_eq!(story.engine.next_timer(), Some(story.now.after(Duration::from_secs(5))));
     story.wait(5);
-    assert_eq!(story.steps(), [Step::AddAddress(vip(), LEASE)]);
+    assert_eq!(story.steps(), [Step::add_address(vip(), LEASE)]);
 }
 
 #[test]
@@ -353,11 +353,11 @@ fn withdrawals_have_a_plan_of_their_own_and_any_other_gives_way() {
     story.tell(Event::Applied(vec![done(Step::Withdraw(vip()))]));
 
     let plan = story.engine.plan(story.now);
-    let added = [Step::AddAddress(other, LEASE), Step::advertise(other)];
+    let added = [Step::add_address(other, LEASE), Step::advertise(other)];
     assert_eq!((plan.steps(), plan.gives_way()), (&added[..], true));
     assert!(!story.engine.wants_withdrawal(), "the address that lingers tells nobody");
     let deferred = Applied { step: Step::advertise(other), outcome: Outcome::Deferred };
-    story.tell(Event::Applied(vec![done(Step::AddAddress(other, LEASE)), deferred]));
+    story.tell(Event::Applied(vec![done(Step::add_address(other, LEASE)), deferred]));
     assert_eq!(story.steps(), [Step::advertise(other)], "at once");
     assert_eq!(story.engine.vip_status(other).and_then(|row| row.last_error), None);
 }
@@ -369,7 +369,7 @@ fn a_withdrawal_is_told_of_while_another_plan_is_in_flight() {
         story.tell(service("web", 1));
         story.done();
         story.wait(60);
-        assert_eq!(story.steps(), [Step::AddAddress(vip(), LEASE)], "a renewal, in flight from now on");
+        assert_eq!(story.steps(), [Step::add_address(vip(), LEASE)], "a renewal, in flight from now on");
         assert!(!story.engine.wants_withdrawal());
         story.tell(service("web", 0));
         assert!(story.engine.wants_withdrawal(), "{mode}");

@@ -313,7 +313,7 @@ mod tests {
             Step::advertise(vip("10.0.0.1")),
             Step::advertise(vip("10.0.0.2")),
             Step::Withdraw(vip("10.0.0.2")),
-            Step::AddAddress(vip("10.0.0.3"), None),
+            Step::add_address(vip("10.0.0.3"), None),
         ];
         let admission = Admission::Open { foreign: Arc::new(BTreeSet::from([vip("10.0.0.2")])), asn: 65001 };
         let (admitted, refused) = admit(steps.clone(), &admission);

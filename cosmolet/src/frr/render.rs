@@ -392,7 +392,7 @@ mod tests {
         (address, 0..3).prop_map(|(address, kind)| match kind {
             0 => Step::advertise(Vip::new(address)),
             1 => Step::Withdraw(Vip::new(address)),
-            _ => Step::AddAddress(Vip::new(address), None),
+            _ => Step::add_address(Vip::new(address), None),
         })
     }
 

@@ -70,16 +70,17 @@ impl Addresses {
         let (mut requests, mut places) = (Vec::new(), Vec::new());
         for decision in decisions {
             places.push(match decision {
-                Decision::Ask(request) => {
-                    requests.push(request);
-                    None
+                Decision::Ask(asked) => {
+                    requests.extend(asked);
+                    Ok(requests.len() - 1)
                 }
-                Decision::Answer(outcome) => Some(outcome),
+                Decision::Answer(outcome) => Err(outcome),
             });
         }
-        let mut replies = client.batch(&requests, stop).await.into_iter();
-        let outcomes = steps.iter().zip(places).map(|(step, place)| {
-            place.unwrap_or_else(|| outcome(step, replies.next().unwrap_or(Reply::Lost), &self.interface))
+        let replies = client.batch(&requests, stop).await;
+        let outcomes = steps.iter().zip(places).map(|(step, place)| match place {
+            Ok(last) => outcome(step, replies.get(last).copied().unwrap_or(Reply::Lost), &self.interface),
+            Err(outcome) => outcome,
         });
         Ok(outcomes.collect())
     }
@@ -87,27 +88,42 @@ impl Addresses {
 
 /// What to do about a step.
 enum Decision {
-    Ask(Request),
+    /// The last one is what is wanted. One before it clears a prefix route away, which hardly ever is there.
+    Ask(Vec<Request>),
     Answer(Outcome),
 }
 
-fn decide(step: &Step, link: u32, interface: &str, excluded: &[IpNet], holders: &mut BTreeMap<Vip, Owner>) -> Decision {
+/// Whose an address is, and whether the kernel made a route of its prefix.
+#[derive(Clone, Copy)]
+struct Holder {
+    owner: Owner,
+    prefix_route: bool,
+}
+
+type Holders = BTreeMap<Vip, Holder>;
+
+fn decide(step: &Step, link: u32, interface: &str, excluded: &[IpNet], holders: &mut Holders) -> Decision {
     let vip = step.vip();
     if let Some(prefix) = excluded.iter().find(|prefix| prefix.contains(&vip.address())) {
         return Decision::Answer(Outcome::GiveUp(format!("{vip} is inside loopback.excluded ({prefix})")));
     }
     let holder = holders.get(&vip).copied();
-    if let Step::AddAddress(_, lease) = step {
-        if holder == Some(Owner::Foreign) {
+    // The route outlives the address: also one that came and went before us.
+    let route = || (vip.family() == Family::V6).then(|| wire::remove_prefix_route(link, vip));
+    if let Step::AddAddress(_, hold) = step {
+        if holder.is_some_and(|holder| holder.owner == Owner::Foreign) {
             let error = format!("{vip} is on {interface} already, put there by somebody else");
             return Decision::Answer(Outcome::GiveUp(error));
         }
-        holders.insert(vip, Owner::Ours);
-        return Decision::Ask(wire::add(link, vip, *lease, holder.is_some()));
+        holders.insert(vip, Holder { owner: Owner::Ours, prefix_route: hold.prefix_route });
+        let clear = !hold.prefix_route && holder.is_none_or(|holder| holder.prefix_route);
+        let clear = clear.then(route).flatten();
+        return Decision::Ask(clear.into_iter().chain([wire::add(link, vip, *hold, holder.is_some())]).collect());
     }
-    if holder == Some(Owner::Ours) {
+    if let Some(Holder { owner: Owner::Ours, prefix_route }) = holder {
         holders.remove(&vip);
-        Decision::Ask(wire::remove(link, vip))
+        let clear = prefix_route.then(route).flatten();
+        Decision::Ask(clear.into_iter().chain([wire::remove(link, vip)]).collect())
     } else {
         // Not there, or not ours: either way nothing of ours is left.
         Decision::Answer(Outcome::Done)
@@ -161,8 +177,8 @@ async fn find_link(client: &mut Client, name: &str) -> Result<u32, Error> {
 
 /// Whose each address of the interface is, for the families that `steps` are about. Where a host prefix of ours stands
 /// beside a wider foreign prefix of the same address, it is ours: it must be renewed and removed.
-async fn read_holders(client: &mut Client, link: u32, steps: &[&Step]) -> Result<BTreeMap<Vip, Owner>, Error> {
-    let mut holders = BTreeMap::new();
+async fn read_holders(client: &mut Client, link: u32, steps: &[&Step]) -> Result<Holders, Error> {
+    let mut holders = Holders::new();
     for family in Family::ALL {
         if steps.iter().all(|step| step.vip().family() != family) {
             continue;
@@ -170,10 +186,11 @@ async fn read_holders(client: &mut Client, link: u32, steps: &[&Step]) -> Result
         let read = |message: &super::client::Message<'_>| {
             let Some(address) = Address::parse(message.payload).filter(|address| address.link == link) else { return };
             let owner = if address.is_ours() { Owner::Ours } else { Owner::Foreign };
+            let holder = Holder { owner, prefix_route: address.prefix_route };
             holders
                 .entry(Vip::new(address.ip))
-                .and_modify(|known: &mut Owner| *known = owner.min(*known))
-                .or_insert(owner);
+                .and_modify(|known| *known = if known.owner <= owner { *known } else { holder })
+                .or_insert(holder);
         };
         client.dump(wire::addresses(family, link), read).await?;
     }
@@ -190,7 +207,7 @@ mod tests {
 
     #[test]
     fn errno_chooses_the_retry_class() {
-        let add = Step::AddAddress(vip("192.0.2.1"), None);
+        let add = Step::add_address(vip("192.0.2.1"), None);
         let remove = Step::RemoveAddress(vip("192.0.2.1"));
         for errno in [libc::ENOBUFS, libc::EBUSY, libc::EINTR, libc::EEXIST, libc::ENODEV] {
             assert!(matches!(outcome(&add, Reply::Refused(errno), "lo"), Outcome::Retry(..)), "{errno}");
@@ -208,7 +225,7 @@ mod tests {
     #[test]
     fn a_missing_interface_is_awaited_and_holds_nothing() {
         let missing = Error::NoInterface("lo9".to_owned());
-        assert!(matches!(unread(&Step::AddAddress(vip("192.0.2.1"), None), &missing), Outcome::Retry(..)));
+        assert!(matches!(unread(&Step::add_address(vip("192.0.2.1"), None), &missing), Outcome::Retry(..)));
         assert_eq!(unread(&Step::RemoveAddress(vip("192.0.2.1")), &missing), Outcome::Done);
     }
 }

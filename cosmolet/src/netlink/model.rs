@@ -35,6 +35,7 @@ struct Held {
     /// It bears our tag, whatever its prefix length.
     tagged: bool,
     expires: Option<Instant>,
+    prefix_route: bool,
 }
 
 /// What may have changed since the last [`Model::take`].
@@ -84,7 +85,7 @@ impl Model {
     pub(super) fn address(&mut self, address: Address, now: Instant) {
         let owner = if address.is_ours() { Owner::Ours } else { Owner::Foreign };
         let expires = address.valid_for.and_then(|rest| now.checked_add(rest));
-        let held = Held { owner, tagged: address.tagged, expires };
+        let held = Held { owner, tagged: address.tagged, expires, prefix_route: address.prefix_route };
         self.addresses.entry(address.link).or_default().insert((address.ip, address.prefix_len), held);
         self.touch(&address);
     }
@@ -176,11 +177,11 @@ impl Model {
 impl Held {
     fn seen(&self, now: Instant) -> LoopbackAddress {
         let valid_for = self.expires.map(|expires| expires.saturating_duration_since(now));
-        LoopbackAddress { owner: self.owner, valid_for }
+        LoopbackAddress { owner: self.owner, valid_for, prefix_route: self.prefix_route }
     }
 
     fn same(&self, other: Self) -> bool {
-        self.owner == other.owner
+        (self.owner, self.prefix_route) == (other.owner, other.prefix_route)
             && match (self.expires, other.expires) {
                 (Some(one), Some(another)) => one.max(another).saturating_duration_since(one.min(another)) < SAME_LEASE,
                 (one, another) => one == another,
@@ -199,7 +200,7 @@ mod tests {
     fn address(link: u32, text: &str, tagged: bool, valid: Option<u64>) -> Address {
         let net: ipnet::IpNet = text.parse().unwrap();
         let valid_for = valid.map(Duration::from_secs);
-        Address { link, ip: net.addr(), prefix_len: net.prefix_len(), tagged, valid_for }
+        Address { link, ip: net.addr(), prefix_len: net.prefix_len(), tagged, valid_for, prefix_route: true }
     }
 
     fn vip(text: &str) -> Vip {
@@ -223,7 +224,8 @@ mod tests {
     fn the_first_event_is_everything() {
         let now = Instant::now();
         let mut model = started(now);
-        let ours = LoopbackAddress { owner: Owner::Ours, valid_for: Some(Duration::from_secs(120)) };
+        let ours =
+            LoopbackAddress { owner: Owner::Ours, valid_for: Some(Duration::from_secs(120)), prefix_route: true };
         let state = KernelState {
             loopback: BTreeMap::from([(vip("192.0.2.1"), ours)]),
             own: BTreeSet::from(["10.0.0.5".parse().unwrap(), "fe80::5".parse().unwrap()]),
@@ -242,7 +244,8 @@ mod tests {
         assert_eq!(model.take(later), []);
         model.address(address(1, "192.0.2.1/32", true, Some(120)), later);
         model.address(address(1, "192.0.2.1/32", true, Some(120)), later);
-        let renewed = LoopbackAddress { owner: Owner::Ours, valid_for: Some(Duration::from_secs(120)) };
+        let renewed =
+            LoopbackAddress { owner: Owner::Ours, valid_for: Some(Duration::from_secs(120)), prefix_route: true };
         assert_eq!(model.take(later), [KernelEvent::Loopback(vip("192.0.2.1"), renewed)]);
     }
 
@@ -266,7 +269,7 @@ mod tests {
         model.address(address(1, "192.0.2.1/24", false, None), now);
         assert_eq!(model.take(now), []);
         model.address_gone(&address(1, "192.0.2.1/32", true, None));
-        let foreign = LoopbackAddress { owner: Owner::Foreign, valid_for: None };
+        let foreign = LoopbackAddress { owner: Owner::Foreign, valid_for: None, prefix_route: true };
         assert_eq!(model.take(now), [KernelEvent::Loopback(vip("192.0.2.1"), foreign)]);
         model.address_gone(&address(1, "192.0.2.1/24", false, None));
         assert_eq!(model.take(now), [KernelEvent::LoopbackGone(vip("192.0.2.1"))]);

@@ -10,15 +10,20 @@ use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
 };
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkHeader, LinkMessage};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::ADDRESS_PROTOCOL;
 use super::client::Request;
+use crate::engine::plan::Hold;
 use crate::engine::types::{Family, Vip};
 
 /// A lifetime without end (`INFINITY_LIFE_TIME`).
 const FOREVER: u32 = u32::MAX;
+/// The metric of the routes that the kernel makes of IPv6 prefixes (`IP6_RT_PRIO_ADDRCONF`).
+const PREFIX_ROUTE_METRIC: u32 = 256;
 /// The size of `struct ifinfomsg`.
 const LINK_HEADER: usize = 16;
 
@@ -33,6 +38,8 @@ pub(super) struct Address {
     pub(super) tagged: bool,
     /// The rest of its valid lifetime, in whole seconds; `None` without end.
     pub(super) valid_for: Option<Duration>,
+    /// The kernel made a route of its prefix: no `IFA_F_NOPREFIXROUTE`.
+    pub(super) prefix_route: bool,
 }
 
 impl Address {
@@ -40,6 +47,7 @@ impl Address {
     pub(super) fn parse(payload: &[u8]) -> Option<Self> {
         let message = <AddressMessage as Parseable<[u8]>>::parse(payload).ok()?;
         let (mut local, mut address, mut tagged, mut valid) = (None, None, false, FOREVER);
+        let mut prefix_route = true;
         for attribute in &message.attributes {
             if let AddressAttribute::Local(ip) = attribute {
                 local = Some(*ip);
@@ -49,6 +57,8 @@ impl Address {
                 tagged = u8::from(*protocol) == ADDRESS_PROTOCOL;
             } else if let AddressAttribute::CacheInfo(times) = attribute {
                 valid = times.ifa_valid;
+            } else if let AddressAttribute::Flags(flags) = attribute {
+                prefix_route = !flags.contains(AddressFlags::Noprefixroute);
             }
         }
         Some(Self {
@@ -58,6 +68,7 @@ impl Address {
             prefix_len: message.header.prefix_len,
             tagged,
             valid_for: (valid != FOREVER).then(|| Duration::from_secs(valid.into())),
+            prefix_route,
         })
     }
 
@@ -130,17 +141,18 @@ pub(super) fn is_local_route(payload: &[u8]) -> bool {
 /// * `preferred_lft 0`: IPv6 never chooses it as a source while there is another (RFC 6724, rule 3). IPv4 has no such
 ///   rule: it takes the first address of the route's interface, and where that has none (unnumbered uplinks) the first
 ///   of the loopback. New addresses go last, so the node's own address must be there before the first VIP.
-/// * `nodad`: a VIP is on many nodes by design. No `noprefixroute`: FRR 10 and later make no connected route of such
-///   an address, and `redistribute connected` would find nothing.
-pub(super) fn add(link: u32, vip: Vip, lease: Option<Duration>, renew: bool) -> Request {
+/// * `nodad`: a VIP is on many nodes by design.
+/// * `noprefixroute` for IPv6, unless the hold wants the route. IPv4 has none for a /32.
+pub(super) fn add(link: u32, vip: Vip, hold: Hold, renew: bool) -> Request {
     let mut message = host_address(link, vip);
     let mut times = CacheInfo::default();
     times.ifa_preferred = 0;
-    times.ifa_valid = lease.map_or(FOREVER, lease_seconds);
+    times.ifa_valid = hold.lease.map_or(FOREVER, lease_seconds);
     message.attributes.push(AddressAttribute::CacheInfo(times));
     message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(ADDRESS_PROTOCOL)));
     if vip.family() == Family::V6 {
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        let route = if hold.prefix_route { AddressFlags::empty() } else { AddressFlags::Noprefixroute };
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | route));
     }
     let flags = if renew { NLM_F_REPLACE } else { NLM_F_CREATE | NLM_F_EXCL };
     Request { flags, message: RouteNetlinkMessage::NewAddress(message) }
@@ -149,6 +161,20 @@ pub(super) fn add(link: u32, vip: Vip, lease: Option<Duration>, renew: bool) -> 
 /// Removes a VIP from an interface, whoever's it is: the caller has looked.
 pub(super) fn remove(link: u32, vip: Vip) -> Request {
     Request { flags: 0, message: RouteNetlinkMessage::DelAddress(host_address(link, vip)) }
+}
+
+/// Removes the route that the kernel made of the prefix of an IPv6 address, and no other.
+pub(super) fn remove_prefix_route(link: u32, vip: Vip) -> Request {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet6;
+    message.header.destination_prefix_length = host_length(vip.address());
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Kernel;
+    message.header.kind = RouteType::Unicast;
+    message.attributes.push(RouteAttribute::Destination(RouteAddress::from(vip.address())));
+    message.attributes.push(RouteAttribute::Oif(link));
+    message.attributes.push(RouteAttribute::Priority(PREFIX_ROUTE_METRIC));
+    Request { flags: 0, message: RouteNetlinkMessage::DelRoute(message) }
 }
 
 /// Asks for the addresses of one family, of one interface or, with 0, of all.

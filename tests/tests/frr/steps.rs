@@ -81,7 +81,7 @@ async fn steps_of_other_edges_are_not_taken() -> Result<()> {
     let node = Node::start(DYNAMIC)?;
     let mut watched = node.watch();
     watched.up().await?;
-    let applied = watched.handle.apply(vec![Step::AddAddress(vip("10.7.0.1"), None)]).await;
+    let applied = watched.handle.apply(vec![Step::add_address(vip("10.7.0.1"), None)]).await;
     assert!(matches!(applied[0].outcome, Outcome::GiveUp(_)));
     assert_eq!(node.networks()?, Vec::<String>::new());
     Ok(())

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use cosmolet::engine::plan::{Outcome, Step};
+use cosmolet::engine::plan::{Hold, Outcome, Step};
 use cosmolet::engine::types::Vip;
 use cosmolet::netlink::REQUESTS_PER_WRITE;
 use cosmolet::netlink::apply::Addresses;
 
-use crate::{LEASE, add, add_tagged, addresses_of, apply, in_namespace, ip, remove, tags, v4};
+use crate::{LEASE, add, add_tagged, addresses_of, apply, in_namespace, ip, remove, tags, v4, vip};
 
 #[test]
 fn a_batch_that_is_stopped_leaves_the_rest_alone() {
     in_namespace(async || {
         let steps: Vec<Step> =
-            (1..=3 * REQUESTS_PER_WRITE).map(|index| Step::AddAddress(Vip::new(v4(index)), LEASE)).collect();
+            (1..=3 * REQUESTS_PER_WRITE).map(|index| Step::add_address(Vip::new(v4(index)), LEASE)).collect();
         let mut addresses = Addresses::new("lo", Vec::new());
         let applied = addresses.apply(&steps, &|| true).await;
         let begun = applied.iter().take_while(|one| one.outcome == Outcome::Done).count();
@@ -37,7 +37,7 @@ fn addresses_bear_our_tag_flags_and_lifetimes() {
             assert_eq!(tags.get(name), Some(&0xC5), "{info}");
             assert_eq!(info["scope"], "global", "{info}");
             assert_eq!(info["deprecated"], true, "{info}");
-            assert!(info.get("noprefixroute").is_none(), "FRR 10 makes no connected route then: {info}");
+            assert!(info.get("noprefixroute").is_none(), "it was not asked for: {info}");
             // Of an IPv4 address without end the kernel tells no lifetimes, only that it is deprecated.
             let preferred = if name == "192.0.2.2/32" { u32::MAX } else { 0 };
             assert_eq!(info["preferred_life_time"], preferred, "{info}");
@@ -95,6 +95,31 @@ fn renewal_keeps_an_address_and_removal_takes_it() {
         let removal = [remove("192.0.2.1"), remove("2001:db8::1"), remove("192.0.2.77"), remove("2001:db8::77")];
         assert_eq!(apply(&removal).await, vec![Outcome::Done; 4], "removing an absent address is success");
         assert_eq!(addresses_of("lo").keys().collect::<Vec<_>>(), ["127.0.0.1/8", "::1/128"]);
+    });
+}
+
+/// Linux removes the prefix route of a permanent address only; FRR 10.3 would take it for the address.
+#[test]
+fn no_prefix_route_outlives_an_ipv6_address() {
+    in_namespace(async || {
+        let hold = |text, prefix_route| Step::AddAddress(vip(text), Hold { lease: LEASE, prefix_route });
+        let routes = || ip("-6 route show dev lo proto kernel");
+        let flag = |name| addresses_of("lo")[name].get("noprefixroute").is_some();
+        // What an address left that came and went before us, and a route of somebody else.
+        ip("-6 route add 2001:db8::2/128 dev lo proto kernel metric 256");
+        ip("-6 route add 2001:db8::1/128 dev lo proto static metric 1024");
+        let outcome = apply(&[hold("2001:db8::1", true), hold("2001:db8::2", false)]).await;
+        assert_eq!(outcome, vec![Outcome::Done; 2]);
+        assert!(routes().contains("2001:db8::1 ") && !routes().contains("2001:db8::2 "), "{}", routes());
+        assert_eq!([flag("2001:db8::1/128"), flag("2001:db8::2/128")], [false, true]);
+        // The other way round, as when FRR's configuration changes its mode.
+        let outcome = apply(&[hold("2001:db8::1", false), hold("2001:db8::2", true)]).await;
+        assert_eq!(outcome, vec![Outcome::Done; 2]);
+        assert!(!routes().contains("2001:db8::1 ") && routes().contains("2001:db8::2 "), "{}", routes());
+        assert_eq!([flag("2001:db8::1/128"), flag("2001:db8::2/128")], [true, false]);
+        assert_eq!(apply(&[remove("2001:db8::1"), remove("2001:db8::2")]).await, vec![Outcome::Done; 2]);
+        assert!(routes().is_empty(), "{}", routes());
+        assert!(ip("-6 route show dev lo proto static").contains("2001:db8::1 "), "somebody else's is gone");
     });
 }
 

@@ -97,7 +97,7 @@ async fn run_acts(acts: &[Act]) {
         match *act {
             Act::Add(index) | Act::Renew(index) => {
                 let (address, name) = pool(index);
-                let outcome = outcomes(&mut addresses, &[Step::AddAddress(Vip::new(address), LEASE)]).await;
+                let outcome = outcomes(&mut addresses, &[Step::add_address(Vip::new(address), LEASE)]).await;
                 if foreign.contains_key(&name) {
                     assert!(matches!(&outcome[..], [Outcome::GiveUp(_)]), "{act:?}: {outcome:?}");
                 } else {

@@ -126,7 +126,7 @@ fn vip(text: &str) -> Vip {
 }
 
 fn add(text: &str, lease: Option<Duration>) -> Step {
-    Step::AddAddress(vip(text), lease)
+    Step::add_address(vip(text), lease)
 }
 
 fn remove(text: &str) -> Step {

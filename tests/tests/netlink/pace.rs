@@ -31,7 +31,7 @@ fn compare(count: usize, address: fn(usize) -> IpAddr, acts: &[&'static str]) {
         let mut times = Vec::new();
         for act in acts {
             let step =
-                |vip: &Vip| if *act == "del" { Step::RemoveAddress(*vip) } else { Step::AddAddress(*vip, LEASE) };
+                |vip: &Vip| if *act == "del" { Step::RemoveAddress(*vip) } else { Step::add_address(*vip, LEASE) };
             let steps: Vec<Step> = vips.iter().map(step).collect();
             let started = Instant::now();
             let applied = addresses.apply(&steps, &|| false).await;
@@ -66,7 +66,7 @@ fn ten_thousand_renewals_do_not_flood_the_engine() {
         let count = 10_000;
         let steps = |lease: u64| -> Vec<Step> {
             let lease = Some(Duration::from_secs(lease));
-            (1..=count).map(|index| Step::AddAddress(Vip::new(v4(index)), lease)).collect()
+            (1..=count).map(|index| Step::add_address(Vip::new(v4(index)), lease)).collect()
         };
         apply(&steps(300)).await;
         let mut seen = Seen::new(Observer::new("lo"));

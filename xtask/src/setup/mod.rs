@@ -5,6 +5,7 @@
 mod apt;
 mod bpf;
 mod cluster;
+pub mod frr;
 mod kube;
 mod table;
 
@@ -43,6 +44,8 @@ pub enum Group {
     Image,
     /// What `cargo xtask demo` needs: build, ebpf and lab.
     Demo,
+    /// The FRR of other Debian releases, for the tests: unpacked, not installed.
+    Frr,
     /// cargo-fuzz.
     Fuzz,
 }
@@ -63,7 +66,9 @@ impl Options {
             Group::Image => {
                 self.only.is_empty() || [Group::Image, Group::Cluster].iter().any(|part| self.only.contains(part))
             }
-            Group::Kube | Group::Cluster | Group::Demo => self.only.is_empty() || self.only.contains(&group),
+            Group::Kube | Group::Cluster | Group::Demo | Group::Frr => {
+                self.only.is_empty() || self.only.contains(&group)
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The table of needs: one line each, with its reason.
 
 use super::apt::Apt;
-use super::{Group, bpf, cluster, kube};
+use super::{Group, bpf, cluster, frr, kube};
 use crate::shell::{self, which};
 
 /// One thing that must be on the machine.
@@ -46,6 +46,7 @@ pub(super) fn needs() -> Vec<Need> {
         },
     ];
     needs.extend(lab());
+    needs.extend(frr::needs());
     needs.extend(bpf::needs());
     needs.extend(kube::needs());
     needs.extend(cluster::needs());
