@@ -27,7 +27,7 @@ impl Advertised {
     pub fn of(book: &Book) -> Self {
         let rows = book.rows();
         let statuses = rows.values().filter_map(|row| row.status.as_ref());
-        let vips = statuses.filter(|status| status.state == VipState::Advertised).map(|status| status.vip.address());
+        let vips = statuses.filter(|status| status.state.is_advertised()).map(|status| status.vip.address());
         let vips = vips.collect();
         drop(rows);
         Self { node: book.summary().node, vips }

@@ -28,6 +28,7 @@ Examples:
   cosmolet status                                     which VIPs does this node advertise, and why not the others?
   cosmolet status -o json | jq '.vips[] | select(.state == \"withdrawn\")'
   cosmolet explain 10.50.0.7                          everything about one of them
+  cosmolet events --follow                            which VIPs come and go, and why
   cosmolet drain --wait                               take every VIP off this node before maintenance
   cosmolet doctor                                     what is wrong with FRR or the node, and the fix
 
@@ -63,8 +64,8 @@ Examples:
   cosmolet status -o json | jq '.vips[] | select(.state == \"withdrawn\") | {vip, reason}'
   cosmolet status > /dev/null || echo look here   for scripts
 
-States: undecided (before everything was read once), pending, advertised, withdrawing, withdrawn, refused (it may not be
-advertised at all). TRAFFIC counts both directions since the daemon's start; RST are those that clients did not make.
+States: undecided (before everything was read once), pending, advertised, depreferred (the last resort), withdrawing,
+withdrawn, refused (it may not be advertised at all). TRAFFIC counts both directions since the daemon's start; RST are those that clients did not make.
 
 Exit codes: 0 all is as decided; 1 no daemon answers; 2 the command line is wrong; 3 it answers, but something is wrong:
 a VIP pending for more than 5 s, a BGP session down, Services not readable, traffic not counted, an annotation
@@ -81,6 +82,14 @@ unknown (no handshake is followed), blind (answers take another way), unproven (
 convicted, trial; docs/traffic-verdict.md explains the rule.
 
 Exit codes: 0 explained; 1 no daemon answers, or it does not know the VIP; 2 the command line is wrong.";
+
+const AFTER_EVENTS: &str = "\
+Examples:
+  cosmolet events                                      the last 256 decisions of this node's daemon
+  cosmolet events --follow                             and those to come, as they happen
+  cosmolet events -f -o json | jq 'select(.to == \"withdraw\")'
+
+Exit codes: 0 shown; 1 no daemon answers; 2 the command line is wrong.";
 
 const AFTER_DRAIN: &str = "\
 Examples:
@@ -157,6 +166,19 @@ pub enum Command {
         #[arg(long, short, default_value = "127.0.0.1:9470", env = "COSMOLET_SERVER")]
         server: String,
         /// How to print it.
+        #[arg(long, short, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+    /// Show the last decisions: which VIPs came and went, when and why.
+    #[command(after_help = AFTER_EVENTS)]
+    Events {
+        /// Where the daemon listens (http.listen).
+        #[arg(long, short, default_value = "127.0.0.1:9470", env = "COSMOLET_SERVER")]
+        server: String,
+        /// Go on with those to come, until Ctrl-C; over restarts of the daemon too.
+        #[arg(long, short)]
+        follow: bool,
+        /// How to print it: JSON is one object a line.
         #[arg(long, short, value_enum, default_value_t = Output::Table)]
         output: Output,
     },

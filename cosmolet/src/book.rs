@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Instant, SystemTime};
 
+use tokio::sync::broadcast;
+
 use crate::advertised::Dated;
 use crate::engine::Transition;
 use crate::engine::event::{Handshakes, SourceState, TrafficCounts, TrafficSample};
@@ -19,6 +21,8 @@ use crate::engine::types::{Port, ServiceKey, Timestamp, Vip};
 
 /// How many decisions are remembered for the status.
 const TRANSITIONS: usize = 256;
+/// How many decisions whoever follows them may be behind; it is told how many it has missed.
+const BEHIND: usize = 1024;
 
 /// One VIP as the world may see it.
 #[derive(Clone, Debug, Default)]
@@ -121,6 +125,7 @@ pub struct Book {
     started_at: SystemTime,
     rows: Mutex<BTreeMap<Vip, Row>>,
     summary: Mutex<Summary>,
+    followers: broadcast::Sender<Transition>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -158,6 +163,7 @@ impl Book {
             started_at: SystemTime::now(),
             rows: Mutex::default(),
             summary: Mutex::new(summary),
+            followers: broadcast::Sender::new(BEHIND),
         }
     }
 
@@ -196,6 +202,15 @@ impl Book {
             summary.transitions.pop_front();
         }
         summary.transitions.push_back(transition);
+        // Nobody may be following. Under the lock: whoever begins to sees each decision once.
+        drop(self.followers.send(transition));
+    }
+
+    /// The decisions that are remembered, and those to come.
+    #[must_use]
+    pub fn follow(&self) -> (VecDeque<Transition>, broadcast::Receiver<Transition>) {
+        let summary = lock(&self.summary);
+        (summary.transitions.clone(), self.followers.subscribe())
     }
 
     /// Writes rows (`None` forgets a VIP) unless somebody is reading. Returns false if nothing was written.

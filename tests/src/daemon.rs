@@ -3,7 +3,7 @@
 //! The binary is that of `COSMOLET_BIN`, else the one that cargo built beside the test.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::sync::Arc;
@@ -106,6 +106,11 @@ impl Daemon {
     /// `GET path` of its HTTP server.
     pub fn get(&self, path: &str) -> Result<Reply> {
         http::get(&self.netns, self.http, path, REPLY_LIMIT)
+    }
+
+    /// The same, and leaves the answer to be read.
+    pub fn open(&self, path: &str) -> Result<TcpStream> {
+        http::open(&self.netns, self.http, path, REPLY_LIMIT)
     }
 
     /// Its status document.

@@ -24,11 +24,21 @@ pub fn get(netns: &Netns, address: SocketAddr, path: &str, limit: Duration) -> R
     netns.run(|| request(address, path, limit))?.with_context(|| format!("GET http://{address}{path}"))
 }
 
-fn request(address: SocketAddr, path: &str, limit: Duration) -> Result<Reply> {
+/// The same, and leaves the answer to be read.
+pub fn open(netns: &Netns, address: SocketAddr, path: &str, limit: Duration) -> Result<TcpStream> {
+    netns.run(|| ask(address, path, limit))?.with_context(|| format!("GET http://{address}{path}"))
+}
+
+fn ask(address: SocketAddr, path: &str, limit: Duration) -> Result<TcpStream> {
     let mut stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    Ok(stream)
+}
+
+fn request(address: SocketAddr, path: &str, limit: Duration) -> Result<Reply> {
+    let stream = ask(address, path, limit)?;
     let mut text = String::new();
     stream.take(MAX_REPLY).read_to_string(&mut text)?;
     let (head, body) = text.split_once("\r\n\r\n").context("no end of the header")?;

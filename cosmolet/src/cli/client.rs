@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde::de::DeserializeOwned;
@@ -38,22 +38,45 @@ pub(super) fn ask<T: DeserializeOwned>(server: &str, path: &str) -> Result<T> {
 /// Nobody listens there, it does not answer in time, or it answers with an error.
 fn get(server: &str, path: &str) -> Result<Vec<u8>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let server = server.strip_prefix("http://").unwrap_or(server).trim_end_matches('/');
+    let server = address(server);
     let asked = async { tokio::time::timeout(PATIENCE, fetch(server, path)).await };
-    runtime
-        .block_on(asked)
-        .with_context(|| format!("{server} did not answer in {PATIENCE:?}"))?
-        .with_context(|| format!("cannot ask the daemon at {server}; is it running there (http.listen, --server)?"))
+    runtime.block_on(asked).with_context(|| unanswered(server))?.with_context(|| absent(server))
 }
 
-async fn fetch(server: &str, path: &str) -> Result<Vec<u8>> {
+/// Gets a path from a daemon whose answer goes on for as long as it lives.
+///
+/// # Errors
+/// As [`get`].
+pub(super) async fn stream(server: &str, path: &str) -> Result<Incoming> {
+    let server = address(server);
+    let asked = tokio::time::timeout(PATIENCE, open(server, path)).await;
+    asked.with_context(|| unanswered(server))?.with_context(|| absent(server))
+}
+
+fn address(server: &str) -> &str {
+    server.strip_prefix("http://").unwrap_or(server).trim_end_matches('/')
+}
+
+fn unanswered(server: &str) -> String {
+    format!("{server} did not answer in {PATIENCE:?}")
+}
+
+fn absent(server: &str) -> String {
+    format!("cannot ask the daemon at {server}; is it running there (http.listen, --server)?")
+}
+
+async fn open(server: &str, path: &str) -> Result<Incoming> {
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
     let response = client.get(format!("http://{server}{path}").parse()?).await?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), LIMIT).collect().await.map_err(anyhow::Error::from_boxed)?;
-    let bytes = body.to_bytes().to_vec();
     if !status.is_success() {
-        bail!("it answered {status}: {}", String::from_utf8_lossy(&bytes).trim());
+        let body = Limited::new(response.into_body(), LIMIT).collect().await.map_err(anyhow::Error::from_boxed)?;
+        bail!("it answered {status}: {}", String::from_utf8_lossy(&body.to_bytes()).trim());
     }
-    Ok(bytes)
+    Ok(response.into_body())
+}
+
+async fn fetch(server: &str, path: &str) -> Result<Vec<u8>> {
+    let body = Limited::new(open(server, path).await?, LIMIT);
+    Ok(body.collect().await.map_err(anyhow::Error::from_boxed)?.to_bytes().to_vec())
 }

@@ -75,8 +75,10 @@ fn wait(server: &str, limit: Duration) -> Result<ExitCode> {
     let mut told = String::new();
     loop {
         let status = client::status(server)?;
-        let left =
-            status.vips.iter().filter(|vip| matches!(vip.state.as_str(), "advertised" | "pending" | "withdrawing"));
+        let left = status
+            .vips
+            .iter()
+            .filter(|vip| matches!(vip.state.as_str(), "advertised" | "depreferred" | "pending" | "withdrawing"));
         let (count, draining) = left.fold((0_usize, 0_usize), |(count, draining), vip| {
             (count + 1, draining + usize::from(vip.drain_left_seconds.is_some()))
         });

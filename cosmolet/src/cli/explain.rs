@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::table::{age, aligned, printable};
+use super::table::{age, aligned, printable, utc};
 use super::{client, print};
 use crate::args::Output;
 use crate::http::explain::{ClaimRow, EvidenceRow, Explain, ExplainedPort, VerdictRow};
@@ -156,24 +156,6 @@ fn decisions(explain: &Explain) -> Vec<String> {
         .map(|row| [utc(row.at), row.to.clone(), row.reason.clone().unwrap_or_default()])
         .collect();
     aligned(&rows).into_iter().map(|line| format!("  {line}")).collect()
-}
-
-/// Seconds since 1970 as a date and time of day in UTC, by the civil calendar (Hinnant, "days_from_civil").
-fn utc(seconds: f64) -> String {
-    #[expect(clippy::cast_possible_truncation, reason = "seconds since 1970")]
-    let (whole, millis) = (seconds.floor() as i64, ((seconds - seconds.floor()) * 1000.0) as i64);
-    let (day, second) = (whole.div_euclid(86_400), whole.rem_euclid(86_400));
-    let shifted = day + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let date = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
 #[cfg(test)]

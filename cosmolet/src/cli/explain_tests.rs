@@ -67,6 +67,7 @@ fn suspected() -> Explain {
             vip: "10.100.0.1".to_owned(),
             to: "advertise".to_owned(),
             reason: None,
+            message: None,
         }],
     }
 }

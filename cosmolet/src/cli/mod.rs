@@ -5,6 +5,7 @@ mod client;
 pub mod completion;
 pub mod doctor;
 pub mod drain;
+pub mod events;
 pub mod explain;
 mod memory;
 pub mod run;
@@ -34,6 +35,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::CheckConfig { file, keys: None } => check_config::run(&file),
         Command::Status { server, output } => status::run(&server, output),
         Command::Explain { vip, server, output } => explain::run(&server, vip, output),
+        Command::Events { server, follow, output } => events::run(&server, follow, output),
         Command::Doctor { list: Some(how), .. } => doctor::list(how),
         Command::Doctor { config, server, output, list: None } => doctor::run(&config, &server, output),
         Command::Drain { config, server, reason, wait, timeout } => {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::troubles::troubles;
+use jiff::Timestamp;
+
 use crate::http::status::{Status, VipRow};
 
 /// The status as text, each line ended. Nothing in it can move a terminal's cursor, whatever names objects have.
@@ -159,6 +161,13 @@ pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
 /// One line without control characters: names and errors come from outside.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Seconds since 1970 as a date and time of day in UTC, with milliseconds.
+pub(super) fn utc(seconds: f64) -> String {
+    #[expect(clippy::cast_possible_truncation, reason = "what does not fit is no time of a daemon")]
+    let millis = (seconds * 1000.0).round() as i64;
+    Timestamp::from_millisecond(millis).map_or_else(|_| seconds.to_string(), |at| format!("{at:.3}"))
 }
 
 #[cfg(test)]

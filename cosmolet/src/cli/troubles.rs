@@ -108,9 +108,13 @@ fn missing(vip: &VipRow, status: &Status) -> String {
     missing.to_owned()
 }
 
+fn is_advertised(vip: &VipRow) -> bool {
+    matches!(vip.state.as_str(), "advertised" | "depreferred")
+}
+
 /// Done on this node, but not seen beyond it.
 fn invisible(vip: &VipRow, status: &Status) -> Option<String> {
-    let rib = vip.rib.filter(|_| vip.state == "advertised" && vip.since_seconds > RIB_PATIENCE)?;
+    let rib = vip.rib.filter(|_| is_advertised(vip) && vip.since_seconds > RIB_PATIENCE)?;
     let heard = status.bgp.peers.iter().any(|peer| peer.established);
     if !rib.valid {
         Some(format!("VIP {}: advertised, but FRR's RIB has no valid path of this node", vip.vip))

@@ -333,6 +333,10 @@ impl Control {
                 info!(%vip, services, "advertise");
                 self.around.metrics.transition("advertise", "");
             }
+            Decision::Depreference(reason) => {
+                info!(%vip, services, %reason, "depreference: {}", reason.explain());
+                self.around.metrics.transition("depreference", reason.as_str());
+            }
             Decision::Withdraw(reason) => {
                 info!(%vip, services, %reason, "withdraw: {}", reason.explain());
                 self.around.metrics.transition("withdraw", reason.as_str());
@@ -350,12 +354,8 @@ impl Control {
         let (Some(frr), BgpState::Up(view)) = (&self.around.frr, &self.engine.observed().bgp) else { return };
         if self.watched != Some(view.generation) && self.engine.is_synced() {
             self.watched = Some(view.generation);
-            let advertised: Vec<Vip> = self
-                .engine
-                .intent()
-                .filter(|(_, decision)| *decision == Decision::Advertise)
-                .map(|(vip, _)| vip)
-                .collect();
+            let advertised: Vec<Vip> =
+                self.engine.intent().filter(|(_, decision)| decision.is_up()).map(|(vip, _)| vip).collect();
             frr.watch_rib(advertised, true);
         }
     }
@@ -397,8 +397,8 @@ impl Control {
 /// Whether a Service's users see a difference: not where a VIP was adopted, nor where one that is down has another reason.
 const fn concerns_users(transition: Transition) -> bool {
     match transition.to {
-        Decision::Withdraw(WithdrawReason::Refused(_)) => true,
-        Decision::Advertise => !transition.was_up,
+        Decision::Withdraw(WithdrawReason::Refused(_)) | Decision::Depreference(_) => true,
+        Decision::Advertise => !transition.was_up || matches!(transition.from, Some(Decision::Depreference(_))),
         Decision::Withdraw(_) => transition.was_up,
     }
 }

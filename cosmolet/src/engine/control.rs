@@ -215,7 +215,7 @@ impl Engine {
         let Some(entry) = self.vips.get_mut(&vip) else { return };
         entry.drain = drain;
         if entry.decision != Some(decision) {
-            let was_up = adopted || entry.decision == Some(Decision::Advertise);
+            let was_up = adopted || entry.decision.is_some_and(Decision::is_up);
             self.transitions.push(Transition { vip, at: now, from: entry.decision, to: decision, was_up });
             entry.decision = Some(decision);
             entry.since = now;
@@ -238,11 +238,25 @@ impl Engine {
             return Decision::Withdraw(WithdrawReason::NodeDrained);
         }
         match self.node.as_ref().map(super::service::NodeView::check) {
-            Some(Ok(())) => entry.by_claims(),
+            Some(Ok(())) => entry.by_claims(self.takes_preference(vip)),
             Some(Err(reason)) => Decision::Withdraw(reason),
             // Fail static: not knowing the node neither withdraws what is up nor advertises what is not.
-            None if entry.decision == Some(Decision::Advertise) || self.is_up(vip) => entry.by_claims(),
+            None if entry.decision.is_some_and(Decision::is_up) || self.is_up(vip) => {
+                entry.by_claims(self.takes_preference(vip))
+            }
             None => Decision::Withdraw(WithdrawReason::NodeUnknown),
+        }
+    }
+
+    /// Whether how a VIP is preferred is ours to say: not in Connected mode, nor over the operator's own statement. While FRR
+    /// is away nobody hears anything, and what is up stays.
+    fn takes_preference(&self, vip: Vip) -> bool {
+        match &self.observed.bgp {
+            BgpState::Up(view) => {
+                *view.modes.get(vip.family()) == Mode::Dynamic && view.network_owner(vip) != Some(Owner::Foreign)
+            }
+            BgpState::Down(_) => true,
+            BgpState::Disabled => false,
         }
     }
 
@@ -275,8 +289,9 @@ impl Engine {
     /// Puts a VIP before the next plan.
     pub(super) fn touch(&mut self, vip: Vip) {
         self.changed.insert(vip);
-        let down = matches!(self.vips.get(&vip).and_then(|entry| entry.decision), Some(Decision::Withdraw(_)));
-        if down && self.is_told(vip) {
+        let decision = self.vips.get(&vip).and_then(|entry| entry.decision);
+        let leaves = matches!(decision, Some(Decision::Withdraw(_) | Decision::Depreference(_)));
+        if leaves && self.is_told(vip) {
             self.dirty.remove(&vip);
             self.leaving.insert(vip);
         } else {

@@ -44,7 +44,7 @@ pub(super) fn difference(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>) 
     }
     match entry.decision {
         None => renew(vip, entry, context, None, &mut difference),
-        Some(Decision::Advertise) => up(vip, entry, context, &mut difference),
+        Some(Decision::Advertise | Decision::Depreference(_)) => up(vip, entry, context, &mut difference),
         Some(Decision::Withdraw(_)) => down(vip, entry, context, &mut difference),
     }
     difference

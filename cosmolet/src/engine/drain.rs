@@ -32,7 +32,7 @@ impl Engine {
         let entry = self.vips.get(&vip)?;
         let (Decision::Withdraw(reason), Some(limit)) = (to, self.settings.drain) else { return None };
         // What cannot be served any more is not to be served for the rest of the time either.
-        if !is_planned(reason) || entry.by_claims() != Decision::Advertise || !self.can_depreference(vip) {
+        if !is_planned(reason) || !entry.by_claims(true).is_up() || !self.can_depreference(vip) {
             return None;
         }
         // Whatever was decided meanwhile: peers hear of it, so it is to go gently.

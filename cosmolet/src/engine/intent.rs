@@ -11,8 +11,38 @@ use super::service::Refusal;
 pub enum Decision {
     /// This node can serve it: address on the loopback, host prefix advertised.
     Advertise,
+    /// It serves it badly, for this reason, and is to stay the last resort: as [`Self::Advertise`], and peers take any other
+    /// path.
+    Depreference(WithdrawReason),
     /// It cannot, for this reason.
     Withdraw(WithdrawReason),
+}
+
+impl Decision {
+    /// Peers are to have a path through this node.
+    #[must_use]
+    pub const fn is_up(self) -> bool {
+        matches!(self, Self::Advertise | Self::Depreference(_))
+    }
+
+    /// The label used in metrics, logs and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Advertise => "advertise",
+            Self::Depreference(_) => "depreference",
+            Self::Withdraw(_) => "withdraw",
+        }
+    }
+
+    /// Why it is not advertised like any other.
+    #[must_use]
+    pub const fn reason(self) -> Option<WithdrawReason> {
+        match self {
+            Self::Advertise => None,
+            Self::Depreference(reason) | Self::Withdraw(reason) => Some(reason),
+        }
+    }
 }
 
 /// Why a VIP is not advertised from this node.

@@ -67,7 +67,7 @@ impl Engine {
 
     /// A claim was judged anew; `came` tells that the control plane says yes and did not before.
     pub(super) fn proof_of(&mut self, vip: Vip, service: &ServiceKey, came: bool, now: Timestamp) {
-        let up = self.vips.get(&vip).is_some_and(|entry| entry.decision == Some(Decision::Advertise));
+        let up = self.vips.get(&vip).is_some_and(|entry| entry.decision.is_some_and(Decision::is_up));
         let off = matches!(self.observed.prober, ProberState::Off(_));
         let prove = self.settings.prove;
         let Some(claim) = self.vips.get_mut(&vip).and_then(|entry| entry.find(service)) else { return };

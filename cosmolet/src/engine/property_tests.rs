@@ -17,7 +17,7 @@ use super::service::{
     EndpointCondition, EndpointCounts, EndpointScope, Endpoints, LocalEndpoint, NodeView, PodView, ServiceView,
     Terminating, VipClaim, VipKind,
 };
-use super::traffic::{SecondKey, TrafficMode, TrafficPolicy};
+use super::traffic::{OnFault, SecondKey, TrafficMode, TrafficPolicy};
 use super::types::{Family, Mode, ObjectKey, PerFamily, Port, Protocol, Timestamp, Vip};
 use super::{Engine, Settings};
 
@@ -185,6 +185,7 @@ fn service() -> impl Strategy<Value = Event> {
     (0..4_u8, prop::collection::btree_set(0..6_u8, 0..3), 0..3_u8, 0..2_u8, 0..3_u32, any::<bool>(), 0..8_u8).prop_map(
         |(name, vips, ready, draining, remote, local, ports)| {
             let evidence = if ports % 2 == 0 { SecondKey::Passive } else { SecondKey::Probe };
+            let fault = [OnFault::Withdraw, OnFault::Depreference, OnFault::Ignore][usize::from(ports / 2 % 3)];
             let scope = if local { EndpointScope::Local } else { EndpointScope::Cluster };
             let endpoint =
                 |n: u8, condition| LocalEndpoint { pod: Some(ObjectKey::new("d", &format!("pod{n}"))), condition };
@@ -198,7 +199,7 @@ fn service() -> impl Strategy<Value = Event> {
                 ports: if ports == 0 { Vec::new() } else { vec![port()] },
                 terminating: Terminating::Serving,
                 prove: super::proof::Prove::Wait,
-                policy: TrafficPolicy { evidence, ..TrafficPolicy::default() },
+                policy: TrafficPolicy { evidence, fault },
                 profile: profile(ports),
                 endpoints: PerFamily { v4: endpoints.clone(), v6: endpoints },
             }))
@@ -425,13 +426,13 @@ proptest! {
         for (vip, decision) in &intent {
             let held = run.world.loopback.get(vip);
             match decision {
-                Decision::Advertise => prop_assert!(held.is_some(), "{} is wanted but not there", vip),
+                Decision::Advertise | Decision::Depreference(_) => prop_assert!(held.is_some(), "{} is wanted but not there", vip),
                 Decision::Withdraw(_) => prop_assert_ne!(held, Some(&Owner::Ours), "{} is still there", vip),
             }
         }
         let networks = run.world.networks.iter().map(|(vip, network)| (vip, network.owner()));
         for (vip, owner) in run.world.loopback.iter().map(|(vip, owner)| (vip, *owner)).chain(networks) {
-            let wanted = intent.get(vip) == Some(&Decision::Advertise);
+            let wanted = intent.get(vip).is_some_and(|decision| decision.is_up());
             prop_assert!(owner == Owner::Foreign || wanted, "{} is there and nobody wants it", vip);
         }
         for vip in &run.world.routeless {

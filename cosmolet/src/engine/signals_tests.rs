@@ -1,19 +1,23 @@
 //! What the traffic and the guards lead to, told as short stories of one node.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::attributes::Route;
 use super::event::{Event, Handshakes, ProbeOutcome, ProbeReport, SourceState, TrafficCounts, TrafficSample};
 use super::intent::{Decision, WithdrawReason};
-use super::observed::{BgpState, KernelEvent, KernelState, ProberState};
+use super::observed::{BgpState, BgpView, KernelEvent, KernelState, ProberState};
+use super::plan::{Applied, Outcome, Step};
 use super::service::{
     EndpointCondition, EndpointCounts, EndpointScope, Endpoints, LocalEndpoint, NodeView, ServiceView, Terminating,
     VipClaim, VipKind,
 };
 use super::signals::Agreement;
+use super::status::VipState;
 use super::traffic::{OnFault, SecondKey, TrafficMode, TrafficPolicy};
-use super::types::{ObjectKey, PerFamily, Port, Protocol, Timestamp, Vip};
+use super::types::{Mode, ObjectKey, PerFamily, Port, Protocol, Timestamp, Vip};
 use super::{Engine, Settings};
 
 const PORT: Port = Port { protocol: Protocol::Tcp, number: 80 };
@@ -107,6 +111,14 @@ impl Node {
         self.tell(Event::Probe(vec![ProbeReport { vip: vip(1), port: PORT, outcome, latency: None }]));
     }
 
+    /// Whatever is planned is done.
+    fn carry_out(&mut self) -> Vec<Step> {
+        let steps = self.engine.plan(self.now).into_steps();
+        let applied = steps.iter().map(|step| Applied { step: step.clone(), outcome: Outcome::Done }).collect();
+        self.tell(Event::Applied(applied));
+        steps
+    }
+
     fn decision(&self, n: u8) -> Decision {
         self.engine.intent().find(|(of, _)| *of == vip(n)).map(|(_, decision)| decision).unwrap()
     }
@@ -189,6 +201,37 @@ fn an_owner_may_choose_passive_evidence_or_none() {
     let mut node = Node::one(TrafficMode::Enforce, ignore);
     node.seconds(60, failing(10));
     assert_eq!((node.health(), node.is_up()), ("suspect", true));
+}
+
+/// With FRR told by statements of ours; elsewhere there is nothing to say it with.
+#[test]
+fn an_owner_may_want_it_to_stay_the_last_resort() {
+    let gentle = TrafficPolicy { fault: OnFault::Depreference, ..passive() };
+    let mut node = Node::one(TrafficMode::Enforce, gentle);
+    let view = |v4| BgpView {
+        generation: 1,
+        asn: 65001,
+        modes: PerFamily { v4, v6: v4 },
+        networks: BTreeMap::new(),
+        peers: Vec::new(),
+    };
+    node.tell(Event::Bgp(BgpState::Up(view(Mode::Dynamic))));
+    node.carry_out();
+    node.seconds(3, failing(10));
+    let reason = WithdrawReason::ConnectionsFail;
+    assert_eq!(node.decision(1), Decision::Depreference(reason));
+    let Some(Step::Advertise(_, route)) = node.carry_out().pop() else { panic!("nothing is told to FRR") };
+    assert_eq!(route, Route::default().depreferred());
+    let row = node.engine.vip_status(vip(1)).unwrap();
+    assert_eq!((row.state, row.reason), (VipState::Depreferred, Some(reason)));
+    // The operator goes over to Connected mode, and back.
+    node.tell(Event::Bgp(BgpState::Up(view(Mode::Connected))));
+    assert_eq!(node.decision(1), Decision::Withdraw(reason));
+    node.tell(Event::Bgp(BgpState::Up(view(Mode::Dynamic))));
+    assert_eq!(node.decision(1), Decision::Depreference(reason));
+    // Kubernetes' no is never answered gently.
+    node.tell(service(1, 0, gentle));
+    assert_eq!(node.decision(1), Decision::Withdraw(WithdrawReason::NoLocalEndpoint));
 }
 
 #[test]

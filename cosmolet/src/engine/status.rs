@@ -21,6 +21,8 @@ pub enum VipState {
     Pending,
     /// To be advertised, and the kernel and FRR hold it.
     Advertised,
+    /// The same, and peers are told to take any other path.
+    Depreferred,
     /// To be withdrawn, but the kernel or FRR holds it still.
     Withdrawing,
     /// Withdrawn.
@@ -31,8 +33,15 @@ pub enum VipState {
 
 impl VipState {
     /// All states, for one-hot metrics.
-    pub const ALL: [Self; 6] =
-        [Self::Undecided, Self::Pending, Self::Advertised, Self::Withdrawing, Self::Withdrawn, Self::Refused];
+    pub const ALL: [Self; 7] = [
+        Self::Undecided,
+        Self::Pending,
+        Self::Advertised,
+        Self::Depreferred,
+        Self::Withdrawing,
+        Self::Withdrawn,
+        Self::Refused,
+    ];
 
     /// The label used in metrics, logs and JSON.
     #[must_use]
@@ -41,10 +50,17 @@ impl VipState {
             Self::Undecided => "undecided",
             Self::Pending => "pending",
             Self::Advertised => "advertised",
+            Self::Depreferred => "depreferred",
             Self::Withdrawing => "withdrawing",
             Self::Withdrawn => "withdrawn",
             Self::Refused => "refused",
         }
+    }
+
+    /// Peers have a path through this node.
+    #[must_use]
+    pub const fn is_advertised(self) -> bool {
+        matches!(self, Self::Advertised | Self::Depreferred)
     }
 }
 
@@ -55,7 +71,7 @@ pub struct VipStatus {
     pub vip: Vip,
     /// How far it is.
     pub state: VipState,
-    /// Why it is withdrawn or refused.
+    /// Why it is withdrawn, de-preferred or refused.
     pub reason: Option<WithdrawReason>,
     /// When the decision was last changed.
     pub since: Timestamp,
@@ -150,14 +166,10 @@ impl Engine {
             BgpState::Up(view) => (Some(*view.modes.get(vip.family())), view.networks.get(&vip).copied()),
             BgpState::Disabled | BgpState::Down(_) => (None, None),
         };
-        let reason = match entry.decision {
-            Some(Decision::Withdraw(reason)) => Some(reason),
-            Some(Decision::Advertise) | None => None,
-        };
         VipStatus {
             vip,
-            state: self.state(entry, loopback, mode, network.map(Network::owner)),
-            reason,
+            state: self.state(entry, loopback, mode, network),
+            reason: entry.decision.and_then(Decision::reason),
             since: entry.since,
             mode,
             loopback,
@@ -188,7 +200,13 @@ impl Engine {
             .collect()
     }
 
-    fn state(&self, entry: &VipEntry, loopback: Option<Owner>, mode: Option<Mode>, network: Option<Owner>) -> VipState {
+    fn state(
+        &self,
+        entry: &VipEntry,
+        loopback: Option<Owner>,
+        mode: Option<Mode>,
+        network: Option<Network>,
+    ) -> VipState {
         let disabled = matches!(self.observed.bgp, BgpState::Disabled);
         match entry.decision {
             None => VipState::Undecided,
@@ -200,7 +218,13 @@ impl Engine {
                 };
                 if loopback.is_some() && told { VipState::Advertised } else { VipState::Pending }
             }
-            Some(Decision::Withdraw(_)) if loopback == Some(Owner::Ours) || network == Some(Owner::Ours) => {
+            Some(Decision::Depreference(_)) => {
+                let told = network == Some(Network::Ours(Some(entry.route().map)));
+                if loopback.is_some() && told { VipState::Depreferred } else { VipState::Pending }
+            }
+            Some(Decision::Withdraw(_))
+                if loopback == Some(Owner::Ours) || network.map(Network::owner) == Some(Owner::Ours) =>
+            {
                 VipState::Withdrawing
             }
             Some(Decision::Withdraw(WithdrawReason::Refused(_))) => VipState::Refused,

@@ -106,6 +106,8 @@ pub enum OnFault {
     /// The VIP is withdrawn.
     #[default]
     Withdraw,
+    /// The VIP is de-preferred, where FRR is told by `network` statements of ours; withdrawn elsewhere.
+    Depreference,
     /// Nothing: it stays suspect.
     Ignore,
 }

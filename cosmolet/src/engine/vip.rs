@@ -7,7 +7,7 @@ use super::drain::Drain;
 use super::intent::{Decision, VipHealth, WithdrawReason};
 use super::proof::{Proof, Prove};
 use super::service::VipKind;
-use super::traffic::{TrafficHealth, TrafficPolicy, TrafficState};
+use super::traffic::{OnFault, TrafficHealth, TrafficPolicy, TrafficState};
 use super::types::{FNV_OFFSET, Port, ServiceKey, Timestamp, Vip, fnv};
 use super::verdict::Verdict;
 
@@ -72,6 +72,12 @@ impl Claim {
 }
 
 impl Claim {
+    /// What its owner wants instead of a withdrawal for its traffic alone.
+    fn wants_depreference(&self) -> bool {
+        let convicted = matches!(self.traffic.state(), TrafficState::Convicted(_));
+        self.control.is_ok() && convicted && self.policy.fault == OnFault::Depreference
+    }
+
     const fn charged(&self) -> WithdrawReason {
         match self.traffic.charge() {
             Some(charge) => charge.reason(),
@@ -139,11 +145,12 @@ impl VipEntry {
         self.claims.binary_search_by(|claim| claim.service.cmp(service))
     }
 
-    /// What its Services alone say: up while any of them is.
-    pub(super) fn by_claims(&self) -> Decision {
-        let mut reason = None;
+    /// What its Services alone say: up while any of them is. `gently` tells whether it can be de-preferred at all.
+    pub(super) fn by_claims(&self, gently: bool) -> Decision {
+        let (mut reason, mut last_resort) = (None, None);
         for claim in &self.claims {
             match claim.health() {
+                VipHealth::Down(why) if gently && claim.wants_depreference() => last_resort = last_resort.or(Some(why)),
                 VipHealth::Down(why) => reason = reason.or(Some(why)),
                 VipHealth::Proving => reason = Some(claim.waiting()),
                 VipHealth::Up | VipHealth::Suspect(_) | VipHealth::Trial | VipHealth::Unknown => {
@@ -151,12 +158,16 @@ impl VipEntry {
                 }
             }
         }
-        Decision::Withdraw(reason.unwrap_or(WithdrawReason::ServiceGone))
+        match last_resort {
+            Some(why) => Decision::Depreference(why),
+            None => Decision::Withdraw(reason.unwrap_or(WithdrawReason::ServiceGone)),
+        }
     }
 
     /// How it is advertised: as the first of its Services wants that wants anything.
     pub(super) fn route(&self) -> Route {
-        self.claims.iter().find_map(|claim| claim.route.as_deref()).cloned().unwrap_or_default()
+        let route = self.claims.iter().find_map(|claim| claim.route.as_deref()).cloned().unwrap_or_default();
+        if matches!(self.decision, Some(Decision::Depreference(_))) { route.depreferred() } else { route }
     }
 
     /// The ports that its Services declare, in ascending order, without duplicates.

@@ -5,6 +5,7 @@
 
 pub mod explain;
 pub mod status;
+mod transitions;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::advertised::Advertised;
 use crate::book::Book;
@@ -38,6 +40,8 @@ struct Shared {
     book: Arc<Book>,
     metrics: Arc<Metrics>,
     asker: Asker,
+    /// One for each follower of decisions that there may be.
+    streams: Arc<Semaphore>,
 }
 
 /// Why nobody can be served.
@@ -77,7 +81,9 @@ pub async fn serve(listener: TcpListener, book: Arc<Book>, metrics: Arc<Metrics>
         .route("/api/v1/status", get(whole_status))
         .route("/api/v1/advertised", get(advertised))
         .route("/api/v1/explain/{vip}", get(explained))
-        .with_state(Shared { book, metrics, asker });
+        .route("/api/v1/transitions", get(transitions::remembered))
+        .route("/api/v1/transitions/stream", get(transitions::stream))
+        .with_state(Shared { book, metrics, asker, streams: Arc::new(Semaphore::new(transitions::STREAMS)) });
     axum::serve(listener, router).await.map_err(Error::Serve)
 }
 
@@ -85,7 +91,8 @@ async fn index() -> &'static str {
     "cosmolet\n\n/livez           the control loop turns\n/readyz          VIPs are decided and FRR answers\n\
      /metrics         OpenMetrics\n/api/v1/status   everything, as JSON\n\
      /api/v1/advertised   the VIPs that this node advertises, as JSON\n\
-     /api/v1/explain/VIP  why this VIP is advertised or not, as JSON\n"
+     /api/v1/explain/VIP  why this VIP is advertised or not, as JSON\n\
+     /api/v1/transitions  the last decisions, as JSON; /api/v1/transitions/stream: and those to come, as they happen\n"
 }
 
 async fn livez(State(shared): State<Shared>) -> Response {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::book::{Book, PortTraffic, Row, Summary, Told};
 use crate::engine::event::{Handshakes, TrafficCounts};
-use crate::engine::intent::{Decision, VipHealth};
+use crate::engine::intent::VipHealth;
 use crate::engine::observed::{BgpState, Owner, ProberState, ProgramsState};
 use crate::engine::status::{ClaimStatus, VipStatus};
 use crate::engine::types::{Port, Timestamp, Vip};
@@ -347,10 +347,13 @@ pub struct TransitionRow {
     pub at: f64,
     /// The VIP.
     pub vip: String,
-    /// `advertise` or `withdraw`.
+    /// `advertise`, `depreference` or `withdraw`.
     pub to: String,
-    /// Why it was withdrawn.
+    /// Why it is not advertised like any other.
     pub reason: Option<String>,
+    /// The reason in a sentence.
+    #[serde(default)]
+    pub message: Option<String>,
 }
 
 impl Status {
@@ -580,9 +583,12 @@ const fn followed(handshakes: &Handshakes) -> Followed {
 
 pub(super) fn transition_row(book: &Book, transition: &Transition) -> TransitionRow {
     let at = book.time_of_day(transition.at).duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (to, reason) = match transition.to {
-        Decision::Advertise => ("advertise", None),
-        Decision::Withdraw(reason) => ("withdraw", Some(reason.to_string())),
-    };
-    TransitionRow { at: seconds(at), vip: transition.vip.to_string(), to: to.to_owned(), reason }
+    let reason = transition.to.reason();
+    TransitionRow {
+        at: seconds(at),
+        vip: transition.vip.to_string(),
+        to: transition.to.as_str().to_owned(),
+        reason: reason.map(|reason| reason.to_string()),
+        message: reason.map(|reason| reason.explain().to_owned()),
+    }
 }

@@ -192,6 +192,10 @@ fn wording(node: &str, vip: Vip, decision: Decision, unsaid: u64) -> Wording {
             let note = format!("{node} refuses VIP {vip}: {}", reason.explain());
             ("Warning", "Refuse", reason.as_str(), note)
         }
+        Decision::Depreference(reason) => {
+            let note = format!("{node} serves VIP {vip} only as a last resort: {}", reason.explain());
+            ("Warning", "Depreference", reason.as_str(), note)
+        }
         Decision::Withdraw(reason) => {
             let note = format!("{node} withdraws VIP {vip}: {}", reason.explain());
             ("Warning", "Withdraw", reason.as_str(), note)

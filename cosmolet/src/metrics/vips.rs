@@ -35,7 +35,7 @@ impl Collector for Vips {
         let rows = self.book.rows();
         by_state(&rows, &mut encoder)?;
         states(&rows, &mut encoder)?;
-        let advertised = |row: &VipStatus| i64::from(row.state == VipState::Advertised);
+        let advertised = |row: &VipStatus| i64::from(row.state.is_advertised());
         gauge(&rows, &mut encoder, "vip_advertised", "1 while the VIP is advertised from this node", advertised)?;
         let held = |row: &VipStatus| i64::from(row.loopback == Some(Owner::Ours));
         gauge(&rows, &mut encoder, "vip_on_loopback", "1 while cosmolet's address is on the loopback", held)?;

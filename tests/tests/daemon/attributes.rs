@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{LIMIT, NODE, ensure_unmoved, metric, one_node, wait_vip};
 
-fn web(annotations: &[(&str, &str)]) -> Service {
+pub(crate) fn web(annotations: &[(&str, &str)]) -> Service {
     let mut service = objects::local(objects::service("web", &[vip4(1), vip6(1)], &[PORT]));
     let pairs = annotations.iter().map(|(key, value)| (format!("cosmolet.io/{key}"), (*value).to_owned()));
     service.metadata.annotations = Some(pairs.collect());
@@ -21,7 +21,7 @@ fn web(annotations: &[(&str, &str)]) -> Service {
 }
 
 /// The paths that the ToR has for a VIP.
-fn paths(stage: &Stage, vip: IpAddr) -> Result<Vec<Value>> {
+pub(crate) fn paths(stage: &Stage, vip: IpAddr) -> Result<Vec<Value>> {
     let family = if vip.is_ipv4() { "ipv4" } else { "ipv6" };
     let shown = stage.fabric.tor_frr.show(&format!("show bgp {family} unicast {}", host(vip)))?;
     Ok(shown["paths"].as_array().cloned().unwrap_or_default())

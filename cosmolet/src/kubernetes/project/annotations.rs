@@ -215,8 +215,9 @@ pub fn check_prove(value: &str) -> Result<Prove, &'static str> {
 pub fn check_fault(value: &str) -> Result<OnFault, &'static str> {
     match value {
         "withdraw" => Ok(OnFault::Withdraw),
+        "depreference" => Ok(OnFault::Depreference),
         "ignore" => Ok(OnFault::Ignore),
-        _ => Err("must be \"withdraw\" or \"ignore\""),
+        _ => Err("must be \"withdraw\", \"depreference\" or \"ignore\""),
     }
 }
 
@@ -290,7 +291,8 @@ mod tests {
         assert_eq!(read(&[]).policy, policy(OnFault::Withdraw, SecondKey::Probe));
         let chosen = read(&[(ON_TRAFFIC_FAULT, "ignore"), (ON_TRAFFIC_EVIDENCE, "passive")]);
         assert_eq!(chosen.policy, policy(OnFault::Ignore, SecondKey::Passive));
-        let bad = read(&[(ON_TRAFFIC_FAULT, "depreference"), (ON_TRAFFIC_EVIDENCE, "")]);
+        assert_eq!(read(&[(ON_TRAFFIC_FAULT, "depreference")]).policy.fault, OnFault::Depreference);
+        let bad = read(&[(ON_TRAFFIC_FAULT, "deprefer"), (ON_TRAFFIC_EVIDENCE, "")]);
         assert_eq!((bad.policy, bad.notices.len()), (TrafficPolicy::default(), 2));
     }
 

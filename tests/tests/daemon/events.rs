@@ -1,0 +1,98 @@
+//! `cosmolet events --follow`: decisions as they happen, over the daemon's restart, and never waited for.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use cosmolet_tests::daemon::binary;
+use cosmolet_tests::fabric::{Mode, vip4};
+use cosmolet_tests::objects::State;
+use cosmolet_tests::stage::{Options, Stage};
+use cosmolet_tests::wait;
+use serde_json::Value;
+
+use crate::{LIMIT, NODE, one_node, wait_vip};
+
+/// The command beside the first node's daemon.
+struct Follower {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Follower {
+    fn start(stage: &Stage) -> Result<Self> {
+        let mut command = stage.fabric.nodes[0].netns.command(&binary()?.to_string_lossy());
+        command.args(["events", "--follow", "-o", "json"]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let stdout = BufReader::new(child.stdout.take().context("no pipe")?);
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Ok(Self { child, lines })
+    }
+
+    /// Waits for a decision about the first VIP.
+    fn wait(&self, to: &str, reason: Option<&str>) -> Result<Duration> {
+        let since = Instant::now();
+        while let Ok(line) = self.lines.recv_timeout(LIMIT.saturating_sub(since.elapsed())) {
+            let row: Value = serde_json::from_str(&line)?;
+            if row["vip"] == vip4(1).to_string() && row["to"] == to && row["reason"].as_str() == reason {
+                ensure!(reason.is_none() || row["message"].is_string(), "no sentence in {row}");
+                return Ok(since.elapsed());
+            }
+        }
+        bail!("no {to} ({reason:?}) in {LIMIT:?}")
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[test]
+fn decisions_are_followed_as_they_happen() -> Result<()> {
+    let mut stage = one_node(Mode::Dynamic, Options::default())?;
+    let follower = Follower::start(&stage)?;
+    follower.wait("advertise", None)?;
+    stage.set_endpoint(0, State::NotReady)?;
+    println!("told {:?} after the endpoint's file was written", follower.wait("withdraw", Some("NoLocalEndpoint"))?);
+    stage.set_endpoint(0, State::Ready)?;
+    follower.wait("advertise", None)?;
+    // The next daemon, and what it decides.
+    stage.daemons[0].kill()?;
+    stage.daemons[0].start()?;
+    stage.wait_nodes(&[NODE], Instant::now(), LIMIT)?;
+    stage.set_endpoint(0, State::NotReady)?;
+    follower.wait("withdraw", Some("NoLocalEndpoint"))?;
+    let output = stage.daemons[0].cli(&["events"])?;
+    let text = String::from_utf8(output.stdout)?;
+    let sentence = "NoLocalEndpoint: its traffic policy is Local and this node has no usable endpoint";
+    ensure!(output.status.success() && text.lines().any(|line| line.contains(sentence)), "{text}");
+    Ok(())
+}
+
+/// Streams that nobody reads hold nothing up, and there are only so many of them.
+#[test]
+fn streams_are_bounded_and_never_waited_for() -> Result<()> {
+    let mut stage = one_node(Mode::Dynamic, Options::default())?;
+    let open = |stage: &Stage| stage.daemons[0].open("/api/v1/transitions/stream?last=256");
+    let answer = |stream: &mut TcpStream| -> Result<String> {
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line)?;
+        Ok(line)
+    };
+    let mut idle = (0..64).map(|_| open(&stage)).collect::<Result<Vec<_>>>()?;
+    wait::until_true("one stream too many is refused", LIMIT, || Ok(answer(&mut open(&stage)?)?.contains("503")))?;
+    stage.set_endpoint(0, State::NotReady)?;
+    wait_vip(&stage, vip4(1), &[])?;
+    stage.set_endpoint(0, State::Ready)?;
+    wait_vip(&stage, vip4(1), &[NODE])?;
+    ensure!(answer(&mut idle[0])?.contains("200"), "the first stream was not served");
+    drop(idle);
+    wait::until_true("there is room again", LIMIT, || Ok(answer(&mut open(&stage)?)?.contains("200")))
+}
