@@ -5,6 +5,7 @@
 mod attributes;
 mod faults;
 mod impostors;
+mod operators;
 mod pace;
 mod pair;
 mod reading;
