@@ -65,7 +65,8 @@ Examples:
   cosmolet status > /dev/null || echo look here   for scripts
 
 States: undecided (before everything was read once), pending, advertised, depreferred (the last resort), withdrawing,
-withdrawn, refused (it may not be advertised at all). TRAFFIC counts both directions since the daemon's start; RST are those that clients did not make.
+withdrawn, refused (it may not be advertised at all). TRAFFIC counts both directions since the daemon's start; RST are
+those that clients did not make.
 
 Exit codes: 0 all is as decided; 1 no daemon answers; 2 the command line is wrong; 3 it answers, but something is wrong:
 a VIP pending for more than 5 s, a BGP session down, Services not readable, traffic not counted, an annotation
@@ -99,11 +100,11 @@ Examples:
   kubectl taint node NODE cosmolet.io/drain=:NoSchedule   the same in Kubernetes (services.drain_taints)
 
 In Dynamic mode the VIPs get the community graceful-shutdown first (RFC 8326): peers move to other nodes, while this one
-still answers. Each is withdrawn once its traffic is gone, after bgp.drain_seconds at the latest. In Connected mode they are
-withdrawn at once. The drain outlives the daemon, and a reboot where the file does.
+still answers. Each is withdrawn once its traffic is gone, after bgp.drain_seconds at the latest. In Connected mode they
+are withdrawn at once. The drain outlives the daemon, and a reboot where the file does.
 
-Exit codes: 0 drained, and with --wait no VIP is left; 1 the file cannot be made, or no daemon answers; 2 the command line is
-wrong; 3 VIPs are left when the time is over.";
+Exit codes: 0 drained, and with --wait no VIP is left; 1 the file cannot be made, or no daemon answers; 2 the command
+line is wrong; 3 VIPs are left when the time is over.";
 
 const AFTER_DOCTOR: &str = "\
 Examples:
@@ -114,8 +115,8 @@ Examples:
 
 It asks FRR, the kernel and the daemon, and changes nothing. Run it as the daemon's user to see what that one may do.
 
-Exit codes: 0 all is well; 1 it failed; 2 the command line is wrong; 3 something is wrong; 4 there is advice, or something
-could not be looked at.";
+Exit codes: 0 all is well; 1 it failed; 2 the command line is wrong; 3 something is wrong; 4 there is advice, or
+something could not be looked at.";
 
 const AFTER_COMPLETION: &str = "\
 Examples:
@@ -201,7 +202,9 @@ pub enum Command {
     /// Take every VIP off this node, without a failed connection, until `undrain`.
     #[command(after_help = AFTER_DRAIN)]
     Drain {
-        /// The daemon's configuration file, which names the file that drains (services.drain_file).
+        /// The daemon's configuration file
+        ///
+        /// Its services.drain_file names the file that drains.
         #[arg(long, short, default_value = DEFAULT_CONFIG, env = "COSMOLET_CONFIG")]
         config: PathBuf,
         /// Where the daemon listens (http.listen).
@@ -219,7 +222,9 @@ pub enum Command {
     },
     /// Bring a node back that was drained.
     Undrain {
-        /// The daemon's configuration file, which names the file that drains (services.drain_file).
+        /// The daemon's configuration file
+        ///
+        /// Its services.drain_file names the file that drains.
         #[arg(long, short, default_value = DEFAULT_CONFIG, env = "COSMOLET_CONFIG")]
         config: PathBuf,
     },

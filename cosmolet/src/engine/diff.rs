@@ -87,7 +87,7 @@ fn renew(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, mode: Option<Mod
     let Some(LoopbackAddress { owner: Owner::Ours, prefix_route, .. }) = address(vip, context) else { return };
     let hold =
         Hold { lease: context.lease, prefix_route: mode.map_or(prefix_route, |mode| wants_prefix_route(vip, mode)) };
-    if hold.prefix_route && !prefix_route {
+    if vip.family() == Family::V6 && hold.prefix_route && !prefix_route {
         // FRR would not redistribute it. The other way round nothing is urgent: that waits for the renewal.
         difference.steps.push(Step::AddAddress(vip, hold));
         return;
