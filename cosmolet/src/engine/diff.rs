@@ -85,9 +85,9 @@ fn network(vip: Vip, context: &DiffContext<'_>) -> Option<Network> {
 /// Keeps an address of ours alive. Where the mode is not known, its prefix route stays as it is.
 fn renew(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, mode: Option<Mode>, difference: &mut Difference) {
     let Some(LoopbackAddress { owner: Owner::Ours, prefix_route, .. }) = address(vip, context) else { return };
-    let hold =
-        Hold { lease: context.lease, prefix_route: mode.map_or(prefix_route, |mode| wants_prefix_route(vip, mode)) };
-    if vip.family() == Family::V6 && hold.prefix_route && !prefix_route {
+    let wanted = if mode.is_some() { wants_prefix_route(vip, mode) } else { prefix_route };
+    let hold = Hold { lease: context.lease, prefix_route: wanted };
+    if wanted && !prefix_route {
         // FRR would not redistribute it. The other way round nothing is urgent: that waits for the renewal.
         difference.steps.push(Step::AddAddress(vip, hold));
         return;
@@ -106,9 +106,9 @@ fn renew(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, mode: Option<Mod
 
 /// An IPv6 address with a lease leaves its prefix route behind when it goes (Linux removes that of permanent ones only), and
 /// FRR 10.3 takes the route for the address: a `network` statement would outlive the lease. So only what is redistributed
-/// has one.
-fn wants_prefix_route(vip: Vip, mode: Mode) -> bool {
-    vip.family() == Family::V4 || mode == Mode::Connected
+/// has one, or may be by somebody else where `bgp.enabled` is false.
+fn wants_prefix_route(vip: Vip, mode: Option<Mode>) -> bool {
+    vip.family() == Family::V6 && mode != Some(Mode::Dynamic)
 }
 
 /// A second of grace covers the kernel's rounding.
@@ -126,8 +126,8 @@ fn up(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &mut Di
     match (&context.observed.kernel, address(vip, context)) {
         (None, _) => return,
         (Some(_), None) => {
-            let prefix_route = mode.is_none_or(|mode| wants_prefix_route(vip, mode));
-            difference.steps.push(Step::AddAddress(vip, Hold { lease: context.lease, prefix_route }));
+            let hold = Hold { lease: context.lease, prefix_route: wants_prefix_route(vip, mode) };
+            difference.steps.push(Step::AddAddress(vip, hold));
         }
         (Some(_), Some(_)) => renew(vip, entry, context, mode, difference),
     }

@@ -38,7 +38,7 @@ pub struct LoopbackAddress {
     pub owner: Owner,
     /// The rest of its lease when it was read; `None` if it is valid for ever.
     pub valid_for: Option<Duration>,
-    /// The kernel made a route of its prefix (no `IFA_F_NOPREFIXROUTE`).
+    /// The kernel made a route of its prefix: an IPv6 address without `IFA_F_NOPREFIXROUTE`.
     pub prefix_route: bool,
 }
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::attributes::Route;
-use super::types::{Port, Vip};
+use super::types::{Family, Port, Vip};
 
 /// One effect.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,16 +29,16 @@ pub enum Step {
 pub struct Hold {
     /// The kernel removes it after this time; `None` is never.
     pub lease: Option<Duration>,
-    /// IPv6: the kernel makes a route of its prefix too, as FRR wants it from version 10 on to call it connected. IPv4 has
-    /// no such route, and true.
+    /// The kernel makes a route of its prefix too, as FRR wants it from version 10 on to call it connected. Never for IPv4,
+    /// which has no such route.
     pub prefix_route: bool,
 }
 
 impl Step {
     /// Puts the VIP on the loopback as the kernel does by itself, with this lease; `None` is one without end.
     #[must_use]
-    pub const fn add_address(vip: Vip, lease: Option<Duration>) -> Self {
-        Self::AddAddress(vip, Hold { lease, prefix_route: true })
+    pub fn add_address(vip: Vip, lease: Option<Duration>) -> Self {
+        Self::AddAddress(vip, Hold { lease, prefix_route: vip.family() == Family::V6 })
     }
 
     /// Our `network` statement without attributes.

@@ -178,7 +178,7 @@ fn nothing_waits_where_probes_are_lost_or_cannot_be_sent() {
 
 #[test]
 fn what_was_adopted_never_waits() {
-    let held = LoopbackAddress { owner: Owner::Ours, valid_for: Some(Duration::from_secs(60)), prefix_route: true };
+    let held = LoopbackAddress { owner: Owner::Ours, valid_for: Some(Duration::from_secs(60)), prefix_route: false };
     let kernel = KernelState { loopback: [(vip(), held)].into(), ..KernelState::default() };
     for prober in [ProberState::Starting, ProberState::Running] {
         let mut story = Story::new(prober, kernel.clone());

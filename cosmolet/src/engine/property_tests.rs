@@ -68,7 +68,7 @@ impl World {
         let held = |vip: &Vip, owner: &Owner| LoopbackAddress {
             owner: *owner,
             valid_for: Some(Duration::from_secs(120)),
-            prefix_route: !self.routeless.contains(vip),
+            prefix_route: vip.family() == Family::V6 && !self.routeless.contains(vip),
         };
         KernelState {
             loopback: self.loopback.iter().map(|(vip, owner)| (*vip, held(vip, owner))).collect(),
@@ -131,6 +131,7 @@ impl World {
         let vip = step.vip();
         match step {
             Step::AddAddress(_, hold) => {
+                assert!(vip.family() == Family::V6 || !hold.prefix_route, "{vip} has no prefix route to ask for");
                 self.loopback.insert(vip, Owner::Ours);
                 self.routeless.remove(&vip);
                 self.routeless.extend((!hold.prefix_route).then_some(vip));
@@ -368,7 +369,7 @@ impl Run {
 
     /// The kernel refuses a second address of the same value, so a foreign one only comes where none of ours is.
     fn foreign(&mut self, vip: Vip, there: bool) {
-        let held = LoopbackAddress { owner: Owner::Foreign, valid_for: None, prefix_route: true };
+        let held = LoopbackAddress { owner: Owner::Foreign, valid_for: None, prefix_route: vip.family() == Family::V6 };
         match (there, self.world.loopback.get(&vip)) {
             (true, None) => {
                 self.world.loopback.insert(vip, Owner::Foreign);
@@ -435,9 +436,9 @@ proptest! {
             let wanted = intent.get(vip).is_some_and(|decision| decision.is_up());
             prop_assert!(owner == Owner::Foreign || wanted, "{} is there and nobody wants it", vip);
         }
-        for vip in &run.world.routeless {
+        for vip in run.world.routeless.iter().filter(|vip| vip.family() == Family::V6) {
             let mode = run.world.modes.v6.unwrap_or(Mode::Connected);
-            prop_assert!(vip.family() == Family::V6 && mode == Mode::Dynamic, "{} could not be redistributed", vip);
+            prop_assert!(mode == Mode::Dynamic, "{} could not be redistributed", vip);
         }
         for (vip, network) in &run.world.networks {
             let route = run.engine.vips.get(vip).map(super::vip::VipEntry::route).unwrap_or_default();

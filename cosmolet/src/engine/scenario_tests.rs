@@ -57,7 +57,7 @@ fn bgp(mode: Mode, generation: u64, networks: &[(Vip, Network)]) -> Event {
 }
 
 fn held(owner: Owner, seconds: u64) -> LoopbackAddress {
-    LoopbackAddress { owner, valid_for: Some(Duration::from_secs(seconds)), prefix_route: true }
+    LoopbackAddress { owner, valid_for: Some(Duration::from_secs(seconds)), prefix_route: false }
 }
 
 struct Story {

@@ -70,8 +70,9 @@ impl Addresses {
         let (mut requests, mut places) = (Vec::new(), Vec::new());
         for decision in decisions {
             places.push(match decision {
-                Decision::Ask(asked) => {
-                    requests.extend(asked);
+                Decision::Ask { clear, request } => {
+                    requests.extend(clear);
+                    requests.push(request);
                     Ok(requests.len() - 1)
                 }
                 Decision::Answer(outcome) => Err(outcome),
@@ -88,8 +89,11 @@ impl Addresses {
 
 /// What to do about a step.
 enum Decision {
-    /// The last one is what is wanted. One before it clears a prefix route away, which hardly ever is there.
-    Ask(Vec<Request>),
+    Ask {
+        /// Comes before, and clears a prefix route away. It may not be there: what is answered does not matter.
+        clear: Option<Request>,
+        request: Request,
+    },
     Answer(Outcome),
 }
 
@@ -108,22 +112,21 @@ fn decide(step: &Step, link: u32, interface: &str, excluded: &[IpNet], holders: 
         return Decision::Answer(Outcome::GiveUp(format!("{vip} is inside loopback.excluded ({prefix})")));
     }
     let holder = holders.get(&vip).copied();
-    // The route outlives the address: also one that came and went before us.
-    let route = || (vip.family() == Family::V6).then(|| wire::remove_prefix_route(link, vip));
+    let clear = |there: bool| there.then(|| wire::remove_prefix_route(link, vip));
     if let Step::AddAddress(_, hold) = step {
         if holder.is_some_and(|holder| holder.owner == Owner::Foreign) {
             let error = format!("{vip} is on {interface} already, put there by somebody else");
             return Decision::Answer(Outcome::GiveUp(error));
         }
         holders.insert(vip, Holder { owner: Owner::Ours, prefix_route: hold.prefix_route });
-        let clear = !hold.prefix_route && holder.is_none_or(|holder| holder.prefix_route);
-        let clear = clear.then(route).flatten();
-        return Decision::Ask(clear.into_iter().chain([wire::add(link, vip, *hold, holder.is_some())]).collect());
+        // The route outlives the address: also one that came and went before us.
+        let left = vip.family() == Family::V6 && holder.is_none_or(|holder| holder.prefix_route);
+        let request = wire::add(link, vip, *hold, holder.is_some());
+        return Decision::Ask { clear: clear(left && !hold.prefix_route), request };
     }
     if let Some(Holder { owner: Owner::Ours, prefix_route }) = holder {
         holders.remove(&vip);
-        let clear = prefix_route.then(route).flatten();
-        Decision::Ask(clear.into_iter().chain([wire::remove(link, vip)]).collect())
+        Decision::Ask { clear: clear(prefix_route), request: wire::remove(link, vip) }
     } else {
         // Not there, or not ours: either way nothing of ours is left.
         Decision::Answer(Outcome::Done)

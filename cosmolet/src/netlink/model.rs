@@ -200,7 +200,14 @@ mod tests {
     fn address(link: u32, text: &str, tagged: bool, valid: Option<u64>) -> Address {
         let net: ipnet::IpNet = text.parse().unwrap();
         let valid_for = valid.map(Duration::from_secs);
-        Address { link, ip: net.addr(), prefix_len: net.prefix_len(), tagged, valid_for, prefix_route: true }
+        Address {
+            link,
+            ip: net.addr(),
+            prefix_len: net.prefix_len(),
+            tagged,
+            valid_for,
+            prefix_route: net.addr().is_ipv6(),
+        }
     }
 
     fn vip(text: &str) -> Vip {
@@ -225,7 +232,7 @@ mod tests {
         let now = Instant::now();
         let mut model = started(now);
         let ours =
-            LoopbackAddress { owner: Owner::Ours, valid_for: Some(Duration::from_secs(120)), prefix_route: true };
+            LoopbackAddress { owner: Owner::Ours, valid_for: Some(Duration::from_secs(120)), prefix_route: false };
         let state = KernelState {
             loopback: BTreeMap::from([(vip("192.0.2.1"), ours)]),
             own: BTreeSet::from(["10.0.0.5".parse().unwrap(), "fe80::5".parse().unwrap()]),
@@ -245,7 +252,7 @@ mod tests {
         model.address(address(1, "192.0.2.1/32", true, Some(120)), later);
         model.address(address(1, "192.0.2.1/32", true, Some(120)), later);
         let renewed =
-            LoopbackAddress { owner: Owner::Ours, valid_for: Some(Duration::from_secs(120)), prefix_route: true };
+            LoopbackAddress { owner: Owner::Ours, valid_for: Some(Duration::from_secs(120)), prefix_route: false };
         assert_eq!(model.take(later), [KernelEvent::Loopback(vip("192.0.2.1"), renewed)]);
     }
 
@@ -269,7 +276,7 @@ mod tests {
         model.address(address(1, "192.0.2.1/24", false, None), now);
         assert_eq!(model.take(now), []);
         model.address_gone(&address(1, "192.0.2.1/32", true, None));
-        let foreign = LoopbackAddress { owner: Owner::Foreign, valid_for: None, prefix_route: true };
+        let foreign = LoopbackAddress { owner: Owner::Foreign, valid_for: None, prefix_route: false };
         assert_eq!(model.take(now), [KernelEvent::Loopback(vip("192.0.2.1"), foreign)]);
         model.address_gone(&address(1, "192.0.2.1/24", false, None));
         assert_eq!(model.take(now), [KernelEvent::LoopbackGone(vip("192.0.2.1"))]);

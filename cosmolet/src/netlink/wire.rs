@@ -38,7 +38,7 @@ pub(super) struct Address {
     pub(super) tagged: bool,
     /// The rest of its valid lifetime, in whole seconds; `None` without end.
     pub(super) valid_for: Option<Duration>,
-    /// The kernel made a route of its prefix: no `IFA_F_NOPREFIXROUTE`.
+    /// The kernel made a route of its prefix: an IPv6 address without `IFA_F_NOPREFIXROUTE`.
     pub(super) prefix_route: bool,
 }
 
@@ -47,7 +47,7 @@ impl Address {
     pub(super) fn parse(payload: &[u8]) -> Option<Self> {
         let message = <AddressMessage as Parseable<[u8]>>::parse(payload).ok()?;
         let (mut local, mut address, mut tagged, mut valid) = (None, None, false, FOREVER);
-        let mut prefix_route = true;
+        let mut no_prefix_route = false;
         for attribute in &message.attributes {
             if let AddressAttribute::Local(ip) = attribute {
                 local = Some(*ip);
@@ -58,17 +58,18 @@ impl Address {
             } else if let AddressAttribute::CacheInfo(times) = attribute {
                 valid = times.ifa_valid;
             } else if let AddressAttribute::Flags(flags) = attribute {
-                prefix_route = !flags.contains(AddressFlags::Noprefixroute);
+                no_prefix_route = flags.contains(AddressFlags::Noprefixroute);
             }
         }
+        // With a peer, IFA_ADDRESS is the peer's; without one, IPv6 has no IFA_LOCAL.
+        let ip = local.or(address)?;
         Some(Self {
             link: message.header.index,
-            // With a peer, IFA_ADDRESS is the peer's; without one, IPv6 has no IFA_LOCAL.
-            ip: local.or(address)?,
+            ip,
             prefix_len: message.header.prefix_len,
             tagged,
             valid_for: (valid != FOREVER).then(|| Duration::from_secs(valid.into())),
-            prefix_route,
+            prefix_route: ip.is_ipv6() && !no_prefix_route,
         })
     }
 
@@ -142,7 +143,7 @@ pub(super) fn is_local_route(payload: &[u8]) -> bool {
 ///   rule: it takes the first address of the route's interface, and where that has none (unnumbered uplinks) the first
 ///   of the loopback. New addresses go last, so the node's own address must be there before the first VIP.
 /// * `nodad`: a VIP is on many nodes by design.
-/// * `noprefixroute` for IPv6, unless the hold wants the route. IPv4 has none for a /32.
+/// * `noprefixroute` for IPv6, unless the hold wants the route.
 pub(super) fn add(link: u32, vip: Vip, hold: Hold, renew: bool) -> Request {
     let mut message = host_address(link, vip);
     let mut times = CacheInfo::default();
