@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::troubles::troubles;
 use jiff::Timestamp;
 
+use super::troubles::troubles;
 use crate::http::status::{Status, VipRow};
 
 /// The status as text, each line ended. Nothing in it can move a terminal's cursor, whatever names objects have.

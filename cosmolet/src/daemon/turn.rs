@@ -328,20 +328,12 @@ impl Control {
         let services: Vec<String> =
             row.iter().flat_map(|row| &row.services).map(|claim| claim.service.to_string()).collect();
         let services = services.join(",");
-        match transition.to {
-            Decision::Advertise => {
-                info!(%vip, services, "advertise");
-                self.around.metrics.transition("advertise", "");
-            }
-            Decision::Depreference(reason) => {
-                info!(%vip, services, %reason, "depreference: {}", reason.explain());
-                self.around.metrics.transition("depreference", reason.as_str());
-            }
-            Decision::Withdraw(reason) => {
-                info!(%vip, services, %reason, "withdraw: {}", reason.explain());
-                self.around.metrics.transition("withdraw", reason.as_str());
-            }
+        let (to, reason) = (transition.to.as_str(), transition.to.reason());
+        match reason {
+            None => info!(%vip, services, "{to}"),
+            Some(reason) => info!(%vip, services, %reason, "{to}: {}", reason.explain()),
         }
+        self.around.metrics.transition(to, reason.map_or("", WithdrawReason::as_str));
         self.around.book.remember(transition);
         if let (Some(announcer), Some(row), true) = (&self.around.announcer, row, concerns_users(transition)) {
             let services = row.services.into_iter().map(|claim| claim.service).collect();

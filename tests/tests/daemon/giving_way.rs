@@ -17,7 +17,6 @@ use crate::{LIMIT, NODE, endpoint, loopback, metric, one_node, wait_vip, write_s
 const MASS: u16 = 4000;
 const MASS_LIMIT: Duration = Duration::from_secs(60);
 const DEFERRED: &str = r#"cosmolet_steps_total{step="advertise",outcome="deferred"}"#;
-
 const DECIDED: &str = r#"cosmolet_transitions_total{to="withdraw",reason="NoLocalEndpoint"}"#;
 
 #[test]
