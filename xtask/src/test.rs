@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 
 use crate::image;
 use crate::lab::{self, PROFILE};
@@ -39,7 +39,7 @@ pub struct Options {
     sudo: bool,
     /// Run the lab's suites, and only those, with the FRR of this Debian release (bookworm, trixie, sid) instead of the
     /// machine's.
-    #[arg(long, value_name = "RELEASE")]
+    #[arg(long, value_name = "RELEASE", conflicts_with = "no_root")]
     frr: Option<String>,
     /// Only tests whose names contain one of these; the checks before the tests are left out.
     filter: Vec<String>,
@@ -91,36 +91,37 @@ fn steps(options: &Options, report: &mut Report) -> Result<()> {
     let daemon = lab::daemon();
     let mode = Mode { filters: &options.filter, sudo: options.sudo, daemon: &daemon, frr: None };
     if let Some(release) = &options.frr {
-        let frr = setup::frr::unpack(release)?;
-        return with_frr(options, &suites, mode, &frr, |suite| suite.lab, report);
+        let mut frr = Vec::new();
+        report.must("the FRR asked for", || {
+            frr.push(setup::frr::unpack(release)?);
+            Ok(())
+        })?;
+        with_frr(&suites, mode, &frr, |suite| suite.lab, report);
+        return Ok(());
     }
     run_suites(options, &suites, mode, report);
     if full {
         if !options.no_root {
-            for frr in setup::frr::others()? {
-                with_frr(options, &suites, mode, &frr, |suite| FRR_SUITES.contains(&suite.name.as_str()), report)?;
-            }
+            let mut others = Vec::new();
+            report.must("the FRR of other releases", || {
+                others = setup::frr::others()?;
+                Ok(())
+            })?;
+            with_frr(&suites, mode, &others, |suite| FRR_SUITES.contains(&suite.name.as_str()), report);
         }
         report.doctests();
     }
     Ok(())
 }
 
-/// Runs suites once more, with another FRR.
-fn with_frr(
-    options: &Options,
-    suites: &[Suite],
-    mode: Mode<'_>,
-    frr: &Frr,
-    wanted: impl Fn(&Suite) -> bool,
-    report: &mut Report,
-) -> Result<()> {
-    ensure!(!options.no_root, "the lab's suites need root");
-    let mode = Mode { frr: Some(&frr.programs), ..mode };
-    for suite in suites.iter().filter(|suite| wanted(suite)) {
-        report.suite(&format!("{} with FRR {}", suite.name, frr.name), || suite.run(mode));
+/// Runs suites with other versions of FRR.
+fn with_frr(suites: &[Suite], mode: Mode<'_>, versions: &[Frr], wanted: impl Fn(&Suite) -> bool, report: &mut Report) {
+    for frr in versions {
+        let mode = Mode { frr: Some(&frr.programs), ..mode };
+        for suite in suites.iter().filter(|suite| wanted(suite)) {
+            report.suite(&format!("{} with FRR {}", suite.name, frr.name), || suite.run(mode));
+        }
     }
-    Ok(())
 }
 
 fn documentation() -> Result<()> {
