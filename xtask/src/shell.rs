@@ -145,8 +145,10 @@ pub fn run_quietly(what: &str, command: &mut Command) -> Result<()> {
     bail!("`{}` failed ({status}); the end of {}:\n{tail}", shown(command), log_path.display())
 }
 
-/// Waits until nobody else holds the lock of this file, which is made, and holds it until it is dropped.
+/// Waits until nobody else holds the lock of this file, which is made with its directory, and holds it until it is dropped.
 pub fn lock(file: &Path) -> Result<File> {
+    let directory = file.parent().with_context(|| format!("{} lies in no directory", file.display()))?;
+    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let lock = File::create(file).with_context(|| format!("cannot make {}", file.display()))?;
     lock.lock().with_context(|| format!("the lock {}", file.display()))?;
     Ok(lock)
