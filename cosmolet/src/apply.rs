@@ -122,6 +122,7 @@ impl Applier {
             done.map(|one| one.step.vip()).collect()
         };
         frr.watch_rib(done(|step| matches!(step, Step::AddAddress(..))), true);
+        frr.recheck_rib(done(Step::is_anew));
         frr.watch_rib(done(|step| matches!(step, Step::RemoveAddress(_))), false);
     }
 }

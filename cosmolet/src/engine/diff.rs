@@ -86,7 +86,7 @@ fn network(vip: Vip, context: &DiffContext<'_>) -> Option<Network> {
 fn renew(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, mode: Option<Mode>, difference: &mut Difference) {
     let Some(LoopbackAddress { owner: Owner::Ours, prefix_route, .. }) = address(vip, context) else { return };
     let wanted = if mode.is_some() { wants_prefix_route(vip, mode) } else { prefix_route };
-    let hold = Hold { lease: context.lease, prefix_route: wanted };
+    let hold = Hold { lease: context.lease, prefix_route: wanted, anew: false };
     if wanted && !prefix_route {
         // FRR would not redistribute it. The other way round nothing is urgent: that waits for the renewal.
         difference.steps.push(Step::AddAddress(vip, hold));
@@ -123,13 +123,14 @@ fn up(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &mut Di
         // While FRR is away nobody would advertise a new address, and its peers' addresses are unknown.
         BgpState::Down(_) => return renew(vip, entry, context, None, difference),
     };
+    let anew = entry.lost.as_ref().is_some_and(|lost| lost.anew);
     match (&context.observed.kernel, address(vip, context)) {
         (None, _) => return,
-        (Some(_), None) => {
-            let hold = Hold { lease: context.lease, prefix_route: wants_prefix_route(vip, mode) };
+        (Some(_), held) if held.is_none() || anew => {
+            let hold = Hold { lease: context.lease, prefix_route: wants_prefix_route(vip, mode), anew };
             difference.steps.push(Step::AddAddress(vip, hold));
         }
-        (Some(_), Some(_)) => renew(vip, entry, context, mode, difference),
+        (Some(_), _) => renew(vip, entry, context, mode, difference),
     }
     match (mode, network(vip, context)) {
         (Some(Mode::Dynamic), Some(Network::Foreign)) => {}

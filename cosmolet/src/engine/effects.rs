@@ -165,12 +165,15 @@ impl Engine {
     /// A confirmed step is an observation: the kernel or FRR has answered it.
     fn done(&mut self, step: Step, stale: bool, now: Timestamp) {
         match step {
-            Step::AddAddress(vip, Hold { lease, prefix_route }) => {
+            Step::AddAddress(vip, Hold { lease, prefix_route, anew }) => {
                 let held = LoopbackAddress { owner: Owner::Ours, valid_for: lease, prefix_route };
                 if let Some(kernel) = &mut self.observed.kernel {
                     kernel.loopback.insert(vip, held);
                 }
                 self.lease(vip, held, now);
+                if anew && let Some(lost) = self.vips.get_mut(&vip).and_then(|entry| entry.lost.as_mut()) {
+                    lost.anew = false;
+                }
             }
             Step::RemoveAddress(vip) => {
                 if let Some(kernel) = &mut self.observed.kernel {

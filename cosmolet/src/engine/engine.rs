@@ -11,6 +11,7 @@ use super::ejections::{Asked, Guard};
 use super::event::{Event, ProbePurpose, SourceState};
 use super::explain::Heard;
 use super::intent::Decision;
+use super::lost::Anew;
 use super::observed::{BgpState, Observed};
 use super::plan::{Plan, Step};
 use super::probes::Round;
@@ -118,6 +119,7 @@ pub struct Engine {
     pub(super) signals: NodeSignals,
     pub(super) heard: Heard,
     pub(super) asked: Asked,
+    pub(super) anew: Anew,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -153,6 +155,7 @@ impl Engine {
             signals: NodeSignals::default(),
             heard: Heard::default(),
             asked: Asked::default(),
+            anew: Anew::default(),
         }
     }
 
@@ -178,12 +181,7 @@ impl Engine {
             Event::Permissions(permissions) => self.permissions(permissions, now),
             Event::Kernel(event) => self.kernel(event, now),
             Event::Bgp(state) => self.bgp(state, now),
-            Event::Rib(reports) => {
-                for report in reports {
-                    self.changed.insert(report.vip);
-                    self.observed.rib.insert(report.vip, report.rib);
-                }
-            }
+            Event::Rib(reports) => reports.iter().for_each(|report| self.rib(report, now)),
             Event::Programs(state) => self.programs(state),
             Event::Applied(applied) => applied.into_iter().for_each(|one| self.applied(one, now)),
             Event::Drained(drained) => self.drained(drained, now),

@@ -21,6 +21,7 @@ pub mod event;
 pub mod explain;
 pub mod guard;
 pub mod intent;
+mod lost;
 pub mod observed;
 pub mod plan;
 mod probes;

@@ -32,13 +32,15 @@ pub struct Hold {
     /// The kernel makes a route of its prefix too, as FRR wants it from version 10 on to call it connected. Never for IPv4,
     /// which has no such route.
     pub prefix_route: bool,
+    /// An address that is there is removed first: FRR has missed its coming.
+    pub anew: bool,
 }
 
 impl Step {
     /// Puts the VIP on the loopback as the kernel does by itself, with this lease; `None` is one without end.
     #[must_use]
     pub fn add_address(vip: Vip, lease: Option<Duration>) -> Self {
-        Self::AddAddress(vip, Hold { lease, prefix_route: vip.family() == Family::V6 })
+        Self::AddAddress(vip, Hold { lease, prefix_route: vip.family() == Family::V6, anew: false })
     }
 
     /// Our `network` statement without attributes.
@@ -73,6 +75,12 @@ impl Step {
         }
     }
 
+    /// It removes an address and puts it on anew.
+    #[must_use]
+    pub const fn is_anew(&self) -> bool {
+        matches!(self, Self::AddAddress(_, Hold { anew: true, .. }))
+    }
+
     const fn rank(&self) -> u8 {
         match self {
             Self::Withdraw(_) => 0,
@@ -89,6 +97,7 @@ impl Step {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::TrackVip(..) => "track_vip",
+            Self::AddAddress(..) if self.is_anew() => "add_address_anew",
             Self::AddAddress(..) => "add_address",
             Self::Advertise(..) => "advertise",
             Self::Withdraw(_) => "withdraw",

@@ -11,6 +11,7 @@ use super::event::{Event, Handshakes, ProbeOutcome, ProbeReport, SourceState, Tr
 use super::intent::Decision;
 use super::observed::{
     BgpFault, BgpState, BgpView, KernelEvent, KernelState, LoopbackAddress, Network, Owner, ProberState, ProgramsState,
+    RibReport, RibState,
 };
 use super::plan::{Applied, Outcome, Plan, Step};
 use super::service::{
@@ -131,6 +132,7 @@ impl World {
         let vip = step.vip();
         match step {
             Step::AddAddress(_, hold) => {
+                assert!(!hold.anew || self.bgp_up, "nobody says that FRR does not see {vip}");
                 assert!(vip.family() == Family::V6 || !hold.prefix_route, "{vip} has no prefix route to ask for");
                 self.loopback.insert(vip, Owner::Ours);
                 self.routeless.remove(&vip);
@@ -268,6 +270,10 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Act::Event(Event::Programs(ProgramsState::Running(vec!["eth0".to_owned()])))),
         3 => traffic().prop_map(Act::Event),
         2 => probe().prop_map(Act::Event),
+        2 => (0..6_u8, any::<bool>()).prop_map(|(n, valid)| Act::Event(Event::Rib(vec![RibReport {
+            vip: vip(n),
+            rib: RibState { valid, best: valid, advertised_to: 0 },
+        }]))),
         1 => any::<bool>().prop_map(|on| Act::Event(Event::Prober(
             if on { ProberState::Running } else { ProberState::Off("gone".to_owned()) }
         ))),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::attributes::Route;
 use super::drain::Drain;
 use super::intent::{Decision, VipHealth, WithdrawReason};
+use super::lost::Lost;
 use super::proof::{Proof, Prove};
 use super::service::VipKind;
 use super::traffic::{OnFault, TrafficHealth, TrafficPolicy, TrafficState};
@@ -30,6 +31,8 @@ pub(super) struct VipEntry {
     pub(super) retry_at: Option<Timestamp>,
     /// Counting is not tried before this point; it never holds up the VIP itself.
     pub(super) count_retry_at: Option<Timestamp>,
+    /// FRR does not see its address.
+    pub(super) lost: Option<Box<Lost>>,
     /// When a client last completed a handshake.
     pub(super) served_at: Option<Timestamp>,
     /// Its suspect ports are probed again at this point.

@@ -130,6 +130,13 @@ impl FrrHandle {
         }
     }
 
+    /// Reads VIPs that should be present soon, as after an `Advertise` step.
+    pub fn recheck_rib(&self, vips: Vec<Vip>) {
+        if !vips.is_empty() {
+            self.request(Request::Touched { vips, present: true });
+        }
+    }
+
     fn request(&self, request: Request) {
         // Without its task the edge has no more to report, and the daemon is about to end.
         drop(self.requests.send(request));

@@ -71,7 +71,7 @@ impl Addresses {
         for decision in decisions {
             places.push(match decision {
                 Decision::Ask { clear, request } => {
-                    requests.extend(clear);
+                    requests.extend(clear.into_iter().flatten());
                     requests.push(request);
                     Ok(requests.len() - 1)
                 }
@@ -90,8 +90,8 @@ impl Addresses {
 /// What to do about a step.
 enum Decision {
     Ask {
-        /// Comes before, and clears a prefix route away. It may not be there: what is answered does not matter.
-        clear: Option<Request>,
+        /// Come before, and clear a prefix route or the address away. It may not be there: what is answered does not matter.
+        clear: [Option<Request>; 2],
         request: Request,
     },
     Answer(Outcome),
@@ -113,6 +113,7 @@ fn decide(step: &Step, link: u32, interface: &str, excluded: &[IpNet], holders: 
     }
     let holder = holders.get(&vip).copied();
     let clear = |there: bool| there.then(|| wire::remove_prefix_route(link, vip));
+    let anew = |there: bool| there.then(|| wire::remove(link, vip));
     if let Step::AddAddress(_, hold) = step {
         if holder.is_some_and(|holder| holder.owner == Owner::Foreign) {
             let error = format!("{vip} is on {interface} already, put there by somebody else");
@@ -121,12 +122,13 @@ fn decide(step: &Step, link: u32, interface: &str, excluded: &[IpNet], holders: 
         holders.insert(vip, Holder { owner: Owner::Ours, prefix_route: hold.prefix_route });
         // The route outlives the address: also one that came and went before us.
         let left = vip.family() == Family::V6 && holder.is_none_or(|holder| holder.prefix_route);
-        let request = wire::add(link, vip, *hold, holder.is_some());
-        return Decision::Ask { clear: clear(left && !hold.prefix_route), request };
+        let renews = holder.is_some() && !hold.anew;
+        let clear = [anew(hold.anew && holder.is_some()), clear(left && (hold.anew || !hold.prefix_route))];
+        return Decision::Ask { clear, request: wire::add(link, vip, *hold, renews) };
     }
     if let Some(Holder { owner: Owner::Ours, prefix_route }) = holder {
         holders.remove(&vip);
-        Decision::Ask { clear: clear(prefix_route), request: wire::remove(link, vip) }
+        Decision::Ask { clear: [clear(prefix_route), None], request: wire::remove(link, vip) }
     } else {
         // Not there, or not ours: either way nothing of ours is left.
         Decision::Answer(Outcome::Done)

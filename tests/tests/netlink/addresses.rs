@@ -1,5 +1,6 @@
 //! What is put on the loopback and taken off it, and what the kernel or the user forbids.
 
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use cosmolet::engine::plan::{Hold, Outcome, Step};
@@ -102,7 +103,7 @@ fn renewal_keeps_an_address_and_removal_takes_it() {
 #[test]
 fn no_prefix_route_outlives_an_ipv6_address() {
     in_namespace(async || {
-        let hold = |text, prefix_route| Step::AddAddress(vip(text), Hold { lease: LEASE, prefix_route });
+        let hold = |text, prefix_route| Step::AddAddress(vip(text), Hold { lease: LEASE, prefix_route, anew: false });
         let routes = || ip("-6 route show dev lo proto kernel");
         let flag = |name| addresses_of("lo")[name].get("noprefixroute").is_some();
         // What an address left that came and went before us, and a route of somebody else.
@@ -120,6 +121,40 @@ fn no_prefix_route_outlives_an_ipv6_address() {
         assert_eq!(apply(&[remove("2001:db8::1"), remove("2001:db8::2")]).await, vec![Outcome::Done; 2]);
         assert!(routes().is_empty(), "{}", routes());
         assert!(ip("-6 route show dev lo proto static").contains("2001:db8::1 "), "somebody else's is gone");
+    });
+}
+
+/// For an FRR that has missed it: the kernel tells everybody that it went and came.
+#[test]
+fn an_address_is_put_on_anew() {
+    in_namespace(async || {
+        let names = ["192.0.2.1", "2001:db8::1", "2001:db8::2"];
+        let hold =
+            |name, anew| Step::AddAddress(vip(name), Hold { lease: LEASE, prefix_route: name == names[1], anew });
+        let steps = |anew| names.map(|name| hold(name, anew));
+        ip("address add 192.0.2.9/32 dev lo");
+        let foreign = hold("192.0.2.9", true);
+        assert_eq!(apply(&steps(false)).await, vec![Outcome::Done; 3]);
+        let mut monitor = Command::new("ip").args(["monitor", "address"]).stdout(Stdio::piped()).spawn().unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(apply(&steps(true)).await, vec![Outcome::Done; 3]);
+        assert!(matches!(apply(&[foreign]).await[..], [Outcome::GiveUp(_)]));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        monitor.kill().unwrap();
+        let told = String::from_utf8(monitor.wait_with_output().unwrap().stdout).unwrap();
+        for name in names {
+            let lines: Vec<_> = told.lines().filter(|line| line.contains(name)).collect();
+            assert!(
+                matches!(lines[..], [gone, come] if gone.starts_with("Deleted") && !come.starts_with("Deleted")),
+                "{told}"
+            );
+        }
+        assert!(!told.contains("192.0.2.9"), "somebody else's was touched: {told}");
+        let routes = ip("-6 route show dev lo proto kernel");
+        assert!(routes.contains("2001:db8::1 ") && !routes.contains("2001:db8::2 "), "{routes}");
+        // Where none is, it is put there.
+        assert_eq!(apply(&[remove(names[0]), hold(names[0], true)]).await, vec![Outcome::Done; 2]);
+        assert_eq!(addresses_of("lo")["192.0.2.1/32"]["preferred_life_time"], 0);
     });
 }
 
