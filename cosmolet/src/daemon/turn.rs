@@ -33,6 +33,9 @@ const BATCH: usize = 256;
 const ROWS: usize = 256;
 /// Decisions announced in one turn at most: a log line costs as much as a command to FRR.
 const ANNOUNCEMENTS: usize = 128;
+/// The rest that FRR and the kernel get between two such portions while a plan is in flight: of ten thousand VIPs that leave at
+/// once the fabric is told first.
+const REST: Duration = Duration::from_millis(50);
 /// How soon the book is tried again while somebody reads it.
 const BOOK_BUSY: Duration = Duration::from_millis(5);
 
@@ -69,6 +72,8 @@ pub(super) struct Control {
     unannounced: VecDeque<Transition>,
     /// Some rows are not in the book yet.
     behind: Behind,
+    /// Nothing more is told before this point while a plan is in flight: much was told just now.
+    rest_until: Instant,
     /// The FRR connection whose adopted VIPs are being watched in the RIB.
     watched: Option<u64>,
 }
@@ -93,6 +98,7 @@ impl Control {
             waiting_since: None,
             unannounced: VecDeque::new(),
             behind: Behind::No,
+            rest_until: Instant::now(),
             watched: None,
         }
     }
@@ -135,6 +141,7 @@ impl Control {
 
     async fn turn(&mut self, tick: &mut tokio::time::Interval) {
         let timer = self.engine.next_timer().map(|at| Instant::now() + at.since(self.around.book.now()));
+        let (tells_at, more_to_tell) = (self.tells_at(), self.has_more_to_tell());
         let landed = tokio::select! {
             biased;
             landed = land(&mut self.flight) => Some(landed),
@@ -152,7 +159,7 @@ impl Control {
             }
             () = at(timer) => { self.handle(Event::Tick); None }
             () = self.around.questions.asked() => None,
-            () = std::future::ready(()), if self.behind == Behind::More || !self.unannounced.is_empty() => None,
+            () = sleep_until(tells_at), if more_to_tell => None,
             () = sleep(BOOK_BUSY), if self.behind == Behind::Busy => None,
         };
         let started = Instant::now();
@@ -182,8 +189,15 @@ impl Control {
             probing.ask(|limit| self.engine.take_probes(limit));
         }
         self.around.questions.answer(&self.engine, self.around.book.now());
-        self.announce_some();
-        self.tell();
+        self.summarise();
+        self.unannounced.extend(self.engine.take_transitions());
+        if self.flight.is_none() || self.rest_until <= Instant::now() {
+            self.announce_some();
+            self.tell_some();
+            if self.has_more_to_tell() {
+                self.rest_until = Instant::now() + REST;
+            }
+        }
         self.around.metrics.turn(started.elapsed().as_secs_f64());
     }
 
@@ -278,6 +292,9 @@ impl Control {
             };
             self.around.metrics.step(one.step.as_str(), outcome);
             match &one.outcome {
+                Outcome::Done if one.step.is_anew() => {
+                    warn!(vip = %one.step.vip(), "FRR has missed its address: it was removed and put on anew");
+                }
                 Outcome::Done => debug!(step = one.step.as_str(), vip = %one.step.vip(), "done"),
                 Outcome::Deferred => {
                     debug!(step = one.step.as_str(), vip = %one.step.vip(), "gave way to a withdrawal")
@@ -314,8 +331,16 @@ impl Control {
         self.watch_adopted();
     }
 
+    /// When more may be told.
+    fn tells_at(&self) -> Instant {
+        if self.flight.is_some() { self.rest_until } else { Instant::now() }
+    }
+
+    fn has_more_to_tell(&self) -> bool {
+        self.behind == Behind::More || !self.unannounced.is_empty()
+    }
+
     fn announce_some(&mut self) {
-        self.unannounced.extend(self.engine.take_transitions());
         for _ in 0..ANNOUNCEMENTS {
             let Some(transition) = self.unannounced.pop_front() else { break };
             self.announce(transition);
@@ -324,10 +349,8 @@ impl Control {
 
     fn announce(&self, transition: Transition) {
         let vip = transition.vip;
-        let row = self.engine.vip_status(vip);
-        let services: Vec<String> =
-            row.iter().flat_map(|row| &row.services).map(|claim| claim.service.to_string()).collect();
-        let services = services.join(",");
+        let claimed_by: Vec<_> = self.engine.claimed_by(vip).collect();
+        let services = claimed_by.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let (to, reason) = (transition.to.as_str(), transition.to.reason());
         match reason {
             None => info!(%vip, services, "{to}"),
@@ -335,8 +358,8 @@ impl Control {
         }
         self.around.metrics.transition(to, reason.map_or("", WithdrawReason::as_str));
         self.around.book.remember(transition);
-        if let (Some(announcer), Some(row), true) = (&self.around.announcer, row, concerns_users(transition)) {
-            let services = row.services.into_iter().map(|claim| claim.service).collect();
+        if let (Some(announcer), true) = (&self.around.announcer, concerns_users(transition)) {
+            let services = claimed_by.into_iter().cloned().collect();
             announcer.announce(Announcement { services, vip, decision: transition.to });
         }
     }
@@ -352,7 +375,7 @@ impl Control {
         }
     }
 
-    fn tell(&mut self) {
+    fn summarise(&self) {
         let now = self.around.book.now();
         let engine = &self.engine;
         self.around.book.summarise(|summary| {
@@ -360,6 +383,10 @@ impl Control {
             summary.services = engine.service_count();
             (summary.node_suspect, summary.agreement) = (engine.node_suspect(), engine.agreement());
         });
+    }
+
+    /// Writes rows to the book.
+    fn tell_some(&mut self) {
         let Self { engine, around, .. } = self;
         if !engine.has_changed() {
             self.behind = Behind::No;
