@@ -278,6 +278,12 @@ impl ServiceView {
         }
     }
 
+    /// How many endpoints on this node are ready, whatever their pods are like.
+    pub fn ready_here(&self, family: Family) -> u32 {
+        let ready = |endpoint: &&LocalEndpoint| endpoint.condition == EndpointCondition::Ready;
+        u32::try_from(self.endpoints.get(family).local.iter().filter(ready).count()).unwrap_or(u32::MAX)
+    }
+
     /// The pods of this node that stand behind the Service, in both families.
     pub fn local_pods(&self) -> impl Iterator<Item = &PodKey> {
         Family::ALL.into_iter().flat_map(|family| &self.endpoints.get(family).local).filter_map(|e| e.pod.as_ref())

@@ -117,6 +117,8 @@ pub struct ClaimStatus {
     pub ports: Vec<Port>,
     /// Its health, from both worlds.
     pub health: VipHealth,
+    /// Ready endpoints of the VIP's family on this node, whatever their pods are like.
+    pub ready_here: u32,
     /// How often in a row its traffic has convicted it.
     pub ejections: u32,
     /// What the traffic verdict says of it.
@@ -130,6 +132,11 @@ impl Engine {
     #[must_use]
     pub fn vip_status(&self, vip: Vip) -> Option<VipStatus> {
         self.vips.get(&vip).map(|entry| self.row(vip, entry))
+    }
+
+    /// The Services that claim a VIP, in the order of their keys.
+    pub fn claimed_by(&self, vip: Vip) -> impl Iterator<Item = &ServiceKey> {
+        self.vips.get(&vip).into_iter().flat_map(|entry| &entry.claims).map(|claim| &claim.service)
     }
 
     /// The Services with addresses that are no addresses, and those addresses.
@@ -180,11 +187,11 @@ impl Engine {
             rib: self.observed.rib.get(&vip).copied(),
             last_error: entry.last_error.clone(),
             ejection_refused: self.ejection_refused(vip),
-            services: self.claims(entry),
+            services: self.claims(vip, entry),
         }
     }
 
-    fn claims(&self, entry: &VipEntry) -> Vec<ClaimStatus> {
+    fn claims(&self, vip: Vip, entry: &VipEntry) -> Vec<ClaimStatus> {
         entry
             .claims
             .iter()
@@ -193,6 +200,7 @@ impl Engine {
                 kind: claim.kind,
                 ports: claim.ports.clone(),
                 health: if self.node.is_some() { claim.health() } else { VipHealth::Unknown },
+                ready_here: self.services.get(&claim.service).map_or(0, |view| view.ready_here(vip.family())),
                 ejections: claim.traffic.ejections(),
                 verdict: claim.verdict(&self.settings.traffic),
                 proof: claim.proof.status(),

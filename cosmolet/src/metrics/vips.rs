@@ -43,6 +43,7 @@ impl Collector for Vips {
         gauge(&rows, &mut encoder, "vip_in_rib", "1 while FRR's RIB holds a valid path of this node", valid)?;
         let peers = |row: &VipStatus| row.rib.map_or(0, |rib| i64::from(rib.advertised_to));
         gauge(&rows, &mut encoder, "vip_peers", "Peers that FRR advertises the VIP to", peers)?;
+        ready(&rows, &mut encoder)?;
         verdicts(&rows, &mut encoder)?;
         held_back(&rows, &mut encoder)?;
         lease(&rows, self.book.now(), &mut encoder)?;
@@ -74,6 +75,15 @@ fn states(rows: &Rows, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error>
             ("mode", status.mode.map_or("", |mode| mode.as_str())),
         ]);
         ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)
+    })
+}
+
+fn ready(rows: &Rows, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let help = "Ready endpoints of the Service on this node, in the VIP's family";
+    let mut family = encoder.encode_descriptor("vip_endpoints_ready", help, None, MetricType::Gauge)?;
+    for_claims(rows, |status, claim, vip| {
+        let Some(ready) = claim.map(|claim| claim.ready_here) else { return Ok(()) };
+        ConstGauge::new(i64::from(ready)).encode(family.encode_family(&identity(claim, status.vip, vip))?)
     })
 }
 

@@ -214,6 +214,14 @@ const VIP_PANELS: &[Panel] = &[
         &[("max by (node) (cosmolet_vip_advertised{vip=\"$vip\"})", "{{node}}")],
     ),
     Panel::new(
+        Kind::Timeline,
+        24,
+        "ready endpoints, by node",
+        "What Kubernetes says: endpoints on the node that are ready, of all Services with this VIP.",
+        "none",
+        &[("sum by (node) (cosmolet_vip_endpoints_ready{vip=\"$vip\"})", "{{node}}")],
+    ),
+    Panel::new(
         Kind::Table,
         24,
         "state, by node",
