@@ -4,6 +4,7 @@
 //! only while nobody reads, and otherwise keeps it for its next turn.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Instant, SystemTime};
 
@@ -33,6 +34,8 @@ pub struct Row {
     pub since: Timestamp,
     /// What the programs counted, by declared port.
     pub traffic: BTreeMap<Port, PortTraffic>,
+    /// The book's revision when anything of it was last written.
+    pub revision: u64,
 }
 
 impl Row {
@@ -124,6 +127,8 @@ pub struct Book {
     started: Instant,
     started_at: SystemTime,
     rows: Mutex<BTreeMap<Vip, Row>>,
+    /// Counts what is written to rows; changed under their lock.
+    revision: AtomicU64,
     summary: Mutex<Summary>,
     followers: broadcast::Sender<Transition>,
 }
@@ -162,6 +167,7 @@ impl Book {
             started: Instant::now(),
             started_at: SystemTime::now(),
             rows: Mutex::default(),
+            revision: AtomicU64::new(0),
             summary: Mutex::new(summary),
             followers: broadcast::Sender::new(BEHIND),
         }
@@ -182,6 +188,16 @@ impl Book {
     /// Reads all rows. Keep it short.
     pub fn rows(&self) -> MutexGuard<'_, BTreeMap<Vip, Row>> {
         lock(&self.rows)
+    }
+
+    /// The last revision that a row has.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Relaxed)
+    }
+
+    fn next_revision(&self) -> u64 {
+        self.revision.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// A copy of the summary.
@@ -223,7 +239,11 @@ impl Book {
         let now = self.now();
         for (vip, status) in rows() {
             match status {
-                Some(status) => book.entry(vip).or_default().tell(status, now),
+                Some(status) => {
+                    let row = book.entry(vip).or_default();
+                    row.tell(status, now);
+                    row.revision = self.next_revision();
+                }
                 None => drop(book.remove(&vip)),
             }
         }
@@ -241,6 +261,7 @@ impl Book {
             traffic.total = traffic.total.plus(sample.counts);
             let one_in = sample.handshakes.one_in;
             traffic.handshakes = Handshakes { one_in, ..traffic.handshakes.plus(&sample.handshakes) };
+            row.revision = self.next_revision();
             // Silence that became a failure is told without any packet.
             if sample.counts != TrafficCounts::default() {
                 traffic.last = sample.counts;
@@ -251,15 +272,20 @@ impl Book {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::engine::status::VipState;
 
     fn told(state: VipState, reason: Option<WithdrawReason>) -> VipStatus {
+        VipStatus { state, reason, ..pending(Vip::new([10, 0, 0, 1].into())) }
+    }
+
+    /// A row of a VIP of which nothing is known.
+    pub(crate) fn pending(vip: Vip) -> VipStatus {
         VipStatus {
-            vip: Vip::new([10, 0, 0, 1].into()),
-            state,
-            reason,
+            vip,
+            state: VipState::Pending,
+            reason: None,
             since: Timestamp::ZERO,
             mode: None,
             loopback: None,

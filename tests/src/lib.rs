@@ -10,6 +10,7 @@ pub mod api_server;
 pub mod backend;
 pub mod bench;
 pub mod bgp;
+pub mod browser;
 pub mod client;
 pub mod cluster;
 pub mod daemon;

@@ -63,7 +63,7 @@ pub fn run(options: &Options) -> ExitCode {
 }
 
 fn steps(options: &Options, report: &mut Report) -> Result<()> {
-    let groups = [Group::Build, Group::Ebpf, Group::Lab, Group::Kube, Group::Cluster, Group::Frr];
+    let groups = [Group::Build, Group::Ebpf, Group::Lab, Group::Kube, Group::Cluster, Group::Frr, Group::Browser];
     let needs = setup::Options::only(options.yes, &groups);
     report.must("setup", || setup::run(&needs))?;
     let checks = options.filter.is_empty() && options.frr.is_none();

@@ -270,7 +270,7 @@ pub const KEYS: &[Key] = &[
         "after so long without a conviction the next one is again the first",
         "must be 1 to 86400 seconds"),
     key("http.listen", Text, "127.0.0.1:9470",
-        "`/livez`, `/readyz`, `/metrics`, `/api/v1/status`, `/api/v1/advertised`, `/api/v1/explain/VIP`, `/api/v1/transitions`",
+        "the status page, its JSON below `/api/v1`, `/livez`, `/readyz`, `/metrics`",
         "must be an address and a port, as 127.0.0.1:9470 or [::]:9470"),
     key("kubernetes.events", Flag, "null",
         "Events on Services: advertise, withdraw and refuse, with the reason; at most 6 at once and one a minute for \

@@ -187,7 +187,7 @@ impl Explain {
         let told = book.rows().get(&vip).cloned().unwrap_or_default();
         let since = if told.status.is_some() { told.since } else { explanation.status.since };
         let services = explanation.claims.iter().map(|claim| claim_row(claim, &explanation)).collect();
-        let row = Row { status: Some(explanation.status.clone()), since, traffic: told.traffic };
+        let row = Row { status: Some(explanation.status.clone()), since, ..told };
         let of_vip = summary.transitions.iter().filter(|transition| transition.vip == vip);
         Self {
             status: vip_row(vip, &explanation.status, &row, now),

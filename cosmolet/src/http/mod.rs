@@ -4,8 +4,10 @@
 //! waits for it for long.
 
 pub mod explain;
+mod page;
 pub mod status;
 mod transitions;
+pub mod vips;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -74,25 +76,21 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 /// [`Error::Serve`]
 pub async fn serve(listener: TcpListener, book: Arc<Book>, metrics: Arc<Metrics>, asker: Asker) -> Result<(), Error> {
     let router = Router::new()
-        .route("/", get(index))
+        .route("/", get(page::index))
+        .route("/page.css", get(page::style))
+        .route("/page.js", get(page::script))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(encode))
         .route("/api/v1/status", get(whole_status))
+        .route("/api/v1/node", get(node))
+        .route("/api/v1/vips", get(vips::list))
         .route("/api/v1/advertised", get(advertised))
         .route("/api/v1/explain/{vip}", get(explained))
         .route("/api/v1/transitions", get(transitions::remembered))
         .route("/api/v1/transitions/stream", get(transitions::stream))
         .with_state(Shared { book, metrics, asker, streams: Arc::new(Semaphore::new(transitions::STREAMS)) });
     axum::serve(listener, router).await.map_err(Error::Serve)
-}
-
-async fn index() -> &'static str {
-    "cosmolet\n\n/livez           the control loop turns\n/readyz          VIPs are decided and FRR answers\n\
-     /metrics         OpenMetrics\n/api/v1/status   everything, as JSON\n\
-     /api/v1/advertised   the VIPs that this node advertises, as JSON\n\
-     /api/v1/explain/VIP  why this VIP is advertised or not, as JSON\n\
-     /api/v1/transitions  the last decisions, as JSON; /api/v1/transitions/stream: and those to come, as they happen\n"
 }
 
 async fn livez(State(shared): State<Shared>) -> Response {
@@ -135,6 +133,10 @@ async fn encode(State(shared): State<Shared>) -> Response {
 
 async fn whole_status(State(shared): State<Shared>) -> Response {
     json(move || serde_json::to_vec(&Status::of(&shared.book))).await
+}
+
+async fn node(State(shared): State<Shared>) -> Response {
+    json(move || serde_json::to_vec(&Status::without_vips(&shared.book))).await
 }
 
 async fn advertised(State(shared): State<Shared>) -> Response {

@@ -361,9 +361,16 @@ impl Status {
     #[must_use]
     pub fn of(book: &Book) -> Self {
         let now = book.now();
-        let summary = book.summary();
         let row = |(vip, row): (&Vip, &Row)| Some(vip_row(*vip, row.status.as_ref()?, row, now));
         let vips = book.rows().iter().filter_map(row).collect();
+        Self { vips, ..Self::without_vips(book) }
+    }
+
+    /// The same, and no VIP in it.
+    #[must_use]
+    pub fn without_vips(book: &Book) -> Self {
+        let now = book.now();
+        let summary = book.summary();
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: seconds(now.since_start()),
@@ -372,7 +379,7 @@ impl Status {
             traffic: traffic(&summary),
             kubernetes: summary.told.iter().map(|(function, told)| function_row(function, told)).collect(),
             services: summary.services,
-            vips,
+            vips: Vec::new(),
             unusable_addresses: summary
                 .unusable
                 .iter()

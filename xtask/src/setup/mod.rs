@@ -46,6 +46,8 @@ pub enum Group {
     Demo,
     /// The FRR of other Debian releases, for the tests: unpacked, not installed.
     Frr,
+    /// Chromium, for the tests of the status page.
+    Browser,
     /// cargo-fuzz.
     Fuzz,
 }
@@ -66,7 +68,7 @@ impl Options {
             Group::Image => {
                 self.only.is_empty() || [Group::Image, Group::Cluster].iter().any(|part| self.only.contains(part))
             }
-            Group::Kube | Group::Cluster | Group::Demo | Group::Frr => {
+            Group::Kube | Group::Cluster | Group::Demo | Group::Frr | Group::Browser => {
                 self.only.is_empty() || self.only.contains(&group)
             }
         }

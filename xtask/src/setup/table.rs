@@ -50,6 +50,13 @@ pub(super) fn needs() -> Vec<Need> {
     needs.extend(bpf::needs());
     needs.extend(kube::needs());
     needs.extend(cluster::needs());
+    needs.push(tool(
+        "chromium",
+        "shows the status page to its tests",
+        Group::Browser,
+        || which("chromium").is_some() && which("chromedriver").is_some(),
+        &[&["chromium", "chromium-driver"]],
+    ));
     needs.push(Need {
         name: "cargo-fuzz",
         why: "runs the fuzz targets",
