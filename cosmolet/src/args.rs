@@ -31,6 +31,7 @@ Examples:
   cosmolet events --follow                            which VIPs come and go, and why
   cosmolet drain --wait                               take every VIP off this node before maintenance
   cosmolet doctor                                     what is wrong with FRR or the node, and the fix
+  cosmolet bundle                                     all that an issue wants to know, in one archive
 
 Exit codes: 0 all is well; 1 it failed; 2 the command line is wrong; for `status` also 3: the daemon answers, but
 something is wrong.";
@@ -117,6 +118,17 @@ It asks FRR, the kernel and the daemon, and changes nothing. Run it as the daemo
 
 Exit codes: 0 all is well; 1 it failed; 2 the command line is wrong; 3 something is wrong; 4 there is advice, or
 something could not be looked at.";
+
+const AFTER_BUNDLE: &str = "\
+Examples:
+  cosmolet bundle                                      cosmolet-NODE-TIME.tar.gz, to go with an issue
+  kubectl -n cosmolet-system exec POD -- cosmolet bundle - > node1.tar.gz
+  cosmolet bundle - | tar tz                           what is in it
+
+Status, decisions, metrics, configuration, the doctor's findings, FRR's view (passwords left out) and kernel facts. It
+has no secrets, but names and addresses of the cluster. What cannot be had is said in missing.txt.
+
+Exit codes: 0 written; 1 it cannot be written; 2 the command line is wrong.";
 
 const AFTER_COMPLETION: &str = "\
 Examples:
@@ -227,6 +239,18 @@ pub enum Command {
         /// Its services.drain_file names the file that drains.
         #[arg(long, short, default_value = DEFAULT_CONFIG, env = "COSMOLET_CONFIG")]
         config: PathBuf,
+    },
+    /// Gather status, configuration, FRR's view and kernel facts into one archive for an issue.
+    #[command(after_help = AFTER_BUNDLE)]
+    Bundle {
+        /// The archive; `-` is standard output; cosmolet-NODE-TIME.tar.gz if none is named.
+        file: Option<PathBuf>,
+        /// The daemon's configuration file.
+        #[arg(long, short, default_value = DEFAULT_CONFIG, env = "COSMOLET_CONFIG")]
+        config: PathBuf,
+        /// Where the daemon listens (http.listen).
+        #[arg(long, short, default_value = "127.0.0.1:9470", env = "COSMOLET_SERVER")]
+        server: String,
     },
     /// Print the completion script of a shell.
     #[command(after_help = AFTER_COMPLETION)]

@@ -20,7 +20,8 @@ use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// The commands that a person types.
-const COMMANDS: [&str; 8] = ["run", "check-config", "status", "explain", "events", "doctor", "drain", "completion"];
+const COMMANDS: [&str; 9] =
+    ["run", "check-config", "status", "explain", "events", "doctor", "drain", "bundle", "completion"];
 /// A text that would end a label, a line, an exposition and clear a terminal.
 const HOSTILE: &str = "we\"b\\\n# EOF\ncosmolet_vip_advertised{vip=\"x\"} 1\r\u{1b}[2J\u{9b}";
 

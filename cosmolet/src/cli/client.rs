@@ -36,7 +36,7 @@ pub(super) fn ask<T: DeserializeOwned>(server: &str, path: &str) -> Result<T> {
 ///
 /// # Errors
 /// Nobody listens there, it does not answer in time, or it answers with an error.
-fn get(server: &str, path: &str) -> Result<Vec<u8>> {
+pub(super) fn get(server: &str, path: &str) -> Result<Vec<u8>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let server = address(server);
     let asked = async { tokio::time::timeout(PATIENCE, fetch(server, path)).await };

@@ -1,5 +1,6 @@
 //! The commands.
 
+pub mod bundle;
 pub mod check_config;
 mod client;
 pub mod completion;
@@ -43,6 +44,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             drain::drain(&drain::Request { config: &config, server: &server, reason: &reason, wait })
         }
         Command::Undrain { config } => drain::undrain(&config),
+        Command::Bundle { file, config, server } => bundle::run(&config, &server, file.as_deref()),
         Command::Completion { shell } => {
             completion::run(shell)?;
             Ok(ExitCode::SUCCESS)

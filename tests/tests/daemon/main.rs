@@ -4,6 +4,7 @@
 
 mod attributes;
 mod bad_input;
+mod bundle;
 mod configuration;
 mod depreference;
 mod doctor;

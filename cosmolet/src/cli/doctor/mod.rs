@@ -51,7 +51,8 @@ pub fn list(how: Checks) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn examine(path: &Path, server: &str) -> Vec<Finding> {
+/// Looks at everything.
+pub(super) fn examine(path: &Path, server: &str) -> Vec<Finding> {
     let mut findings = Findings::default();
     let config = configuration(path, &mut findings);
     let counting = daemon(server, &mut findings);
