@@ -7,6 +7,7 @@ mod drain;
 mod sources;
 mod told;
 mod turn;
+mod unseen;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -47,6 +47,11 @@ struct ProbeLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabels {
+    stage: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabels {
     kind: &'static str,
 }
@@ -59,6 +64,7 @@ pub struct Metrics {
     steps: Family<StepLabels, Counter>,
     events: Family<OutcomeLabels, Counter>,
     reaction: Histogram,
+    stages: Family<StageLabels, Histogram, fn() -> Histogram>,
     turn: Histogram,
     sampling: Histogram,
     odd: Family<KindLabels, Gauge<u64, AtomicU64>>,
@@ -70,13 +76,14 @@ impl Metrics {
     /// Registers every family; those of VIPs and components read `book`.
     #[must_use]
     pub fn new(book: Arc<Book>) -> Self {
-        let seconds = || Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
+        let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
         let mut metrics = Self {
             registry: Registry::with_prefix("cosmolet"),
             transitions: Family::default(),
             steps: Family::default(),
             events: Family::default(),
             reaction: seconds(),
+            stages: Family::new_with_constructor(seconds),
             turn: seconds(),
             sampling: seconds(),
             odd: Family::default(),
@@ -96,6 +103,12 @@ impl Metrics {
             "From the first event that a plan answers to the confirmation of its last step",
             Unit::Seconds,
             metrics.reaction.clone(),
+        );
+        registry.register_with_unit(
+            "stage",
+            "One stage of a reaction: wait for a plan, carry out its steps, until FRR's RIB shows it",
+            Unit::Seconds,
+            metrics.stages.clone(),
         );
         registry.register_with_unit("turn", "One turn of the control loop", Unit::Seconds, metrics.turn.clone());
         registry.register_with_unit(
@@ -129,6 +142,11 @@ impl Metrics {
     /// Counts a decision that changed.
     pub fn transition(&self, to: &'static str, reason: &'static str) {
         self.transitions.get_or_create(&TransitionLabels { to, reason }).inc();
+    }
+
+    /// How long a stage of a reaction took.
+    pub fn stage(&self, stage: &'static str, took: Duration) {
+        self.stages.get_or_create(&StageLabels { stage }).observe(took.as_secs_f64());
     }
 
     /// Counts a step.

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
+use super::unseen::Unseen;
 use crate::apply::{Applier, GiveWay};
 use crate::book::Book;
 use crate::engine::event::{Event, SourceState};
@@ -66,8 +67,12 @@ pub(super) struct Control {
     /// The one plan in flight, and when the first event came that it answers.
     flight: Option<Flight>,
     flight_since: Instant,
+    /// When it was made.
+    departed: Instant,
     /// The first event since the last plan was made.
     waiting_since: Option<Instant>,
+    /// What FRR's RIB does not show yet.
+    unseen: Unseen,
     /// Decisions that nobody has been told of yet.
     unannounced: VecDeque<Transition>,
     /// Some rows are not in the book yet.
@@ -95,6 +100,8 @@ impl Control {
             applier: Some(applier),
             flight: None,
             flight_since: Instant::now(),
+            departed: Instant::now(),
+            unseen: Unseen::default(),
             waiting_since: None,
             unannounced: VecDeque::new(),
             behind: Behind::No,
@@ -208,7 +215,14 @@ impl Control {
     }
 
     /// Tells the world what concerns it in an event, before the engine swallows it.
-    fn note(&self, event: &Event) {
+    fn note(&mut self, event: &Event) {
+        if let Event::Rib(reports) = event {
+            let seen = reports.iter().filter_map(|report| self.unseen.read(report));
+            seen.for_each(|since| self.around.metrics.stage("rib", since.elapsed()));
+        }
+        if matches!(event, Event::Bgp(BgpState::Down(_))) {
+            self.unseen.clear();
+        }
         let book = &self.around.book;
         match event {
             Event::Source(state) => {
@@ -307,7 +321,11 @@ impl Control {
                 }
             }
         }
-        self.around.metrics.reaction(self.flight_since.elapsed().as_secs_f64());
+        let now = Instant::now();
+        self.around.metrics.reaction(now.duration_since(self.flight_since).as_secs_f64());
+        self.around.metrics.stage("wait", self.departed.duration_since(self.flight_since));
+        self.around.metrics.stage("steps", now.duration_since(self.departed));
+        applied.iter().for_each(|one| self.unseen.applied(one, self.engine.observed(), now));
         self.engine.handle(Event::Applied(applied), self.around.book.now());
     }
 
@@ -321,7 +339,8 @@ impl Control {
             if !plan.is_empty()
                 && let Some(mut applier) = self.applier.take()
             {
-                self.flight_since = since.unwrap_or_else(Instant::now);
+                self.departed = Instant::now();
+                self.flight_since = since.unwrap_or(self.departed);
                 self.flight = Some(Box::pin(async move {
                     let applied = applier.apply(plan).await;
                     (applier, applied)

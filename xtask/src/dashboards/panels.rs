@@ -384,6 +384,17 @@ const NODE_PANELS: &[Panel] = &[
     Panel::new(
         Kind::Series,
         12,
+        "reaction by stage",
+        "The slowest of a hundred: waiting for a plan, carrying out its steps, and until FRR's RIB shows the path or its end.",
+        "s",
+        &[(
+            "histogram_quantile(0.99, sum by (le, stage) (rate(cosmolet_stage_seconds_bucket{node=~\"$node\"}[$__rate_interval])))",
+            "{{stage}} p99",
+        )],
+    ),
+    Panel::new(
+        Kind::Series,
+        12,
         "turns of the control loop",
         "How long one takes; nothing else waits for anything.",
         "s",
