@@ -4,11 +4,12 @@ use std::fs::{self, File};
 use std::io::{self, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use jiff::Timestamp;
 
 use super::{client, doctor};
 use crate::config::Config;
@@ -62,7 +63,7 @@ pub fn run(config: &Path, server: &str, file: Option<&Path>) -> Result<ExitCode>
         Ok(status) => status.node.clone(),
         Err(_) => fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
     };
-    let name = format!("cosmolet-{}-{}", word(&node), stamp(SystemTime::now()));
+    let name = format!("cosmolet-{}-{}", word(&node), Timestamp::now().strftime("%Y%m%dT%H%M%SZ"));
     let parts = gather(config, server, status);
     let missing: Vec<_> = parts.iter().filter_map(|(path, part)| Some((path, part.as_ref().err()?))).collect();
     for (path, why) in &missing {
@@ -157,22 +158,13 @@ fn word(text: &str) -> String {
     text.chars().map(|c| if safe(c) { c } else { '_' }).collect()
 }
 
-/// `20261126T130500Z`
-fn stamp(now: SystemTime) -> String {
-    let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    let time = super::table::utc(seconds);
-    let digits: String = time.chars().take_while(|c| *c != '.').filter(|c| !matches!(c, '-' | ':')).collect();
-    digits + "Z"
-}
-
 fn pack(name: &str, parts: &Parts, to: impl Write) -> Result<()> {
     let mut archive = tar::Builder::new(GzEncoder::new(to, Compression::default()));
     let mut put = |path: &str, content: &[u8]| {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(0o600);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        header.set_mtime(now.as_secs());
+        header.set_mtime(u64::try_from(Timestamp::now().as_second()).unwrap_or_default());
         archive.append_data(&mut header, format!("{name}/{path}"), content)
     };
     let mut missing = String::new();
@@ -226,7 +218,6 @@ mod tests {
         let files: Vec<_> = files.collect();
         let expected = [("bundle/a/b.txt", "content"), ("bundle/missing.txt", "c: not to be had\n")];
         assert_eq!(files, expected.map(|(path, text)| (path.to_owned(), text.to_owned())));
-        assert_eq!(stamp(UNIX_EPOCH + Duration::from_secs(1_790_000_000)), "20260921T141320Z");
         assert_eq!(word("node/../1 a"), "node_.._1_a");
     }
 }

@@ -362,8 +362,7 @@ impl Status {
     pub fn of(book: &Book) -> Self {
         let now = book.now();
         let row = |(vip, row): (&Vip, &Row)| Some(vip_row(*vip, row.status.as_ref()?, row, now));
-        let vips = book.rows().iter().filter_map(row).collect();
-        Self { vips, ..Self::without_vips(book) }
+        Self { vips: book.rows().iter().filter_map(row).collect(), ..Self::without_vips(book) }
     }
 
     /// The same, and no VIP in it.

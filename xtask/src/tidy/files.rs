@@ -21,9 +21,11 @@ const HOMES: [&str; 2] = [concat!("/ro", "ot/"), concat!("/ho", "me/")];
 /// The clocks that an operator or NTP may set.
 const WALL_CLOCKS: [&str; 4] = ["SystemTime::now", "Timestamp::now", "Utc::now", "Zoned::now"];
 
-/// Who may read them, to tell others what time it is: the status, and objects that are written to the Kubernetes API.
-const TIME_OF_DAY: [&str; 4] = [
+/// Who may read them, to tell others what time it is: the status, the name of a bundle, and objects that are written to the
+/// Kubernetes API.
+const TIME_OF_DAY: [&str; 5] = [
     "cosmolet/src/book.rs",
+    "cosmolet/src/cli/bundle.rs",
     "cosmolet/src/kubernetes/condition.rs",
     "cosmolet/src/kubernetes/events.rs",
     "cosmolet/src/kubernetes/leases.rs",

@@ -62,6 +62,10 @@ function learn(answer) {
     Object.assign(view, { started: answer.started, after: 0 });
     if (partial) return false;
   }
+  if (view.after === 0) {
+    const there = new Set(answer.vips.map((brief) => brief.vip));
+    for (const vip of [...known.keys()]) if (!there.has(vip)) known.delete(vip);
+  }
   const now = performance.now();
   for (const brief of answer.vips) {
     const old = known.get(brief.vip);
@@ -73,13 +77,9 @@ function learn(answer) {
     known.set(brief.vip, row);
   }
   for (const row of known.values()) sample(row, now);
-  view.after = answer.revision;
-  if (known.size !== answer.count) {
-    view.after = 0;
-    known.clear();
-    return false;
-  }
-  return true;
+  // Who knows more than there is has missed that one went.
+  view.after = known.size === answer.count ? answer.revision : 0;
+  return view.after !== 0 || known.size === 0;
 }
 
 /** Counters become rates. The daemon reads its counters once a second, so that two readings in between say nothing new. */
@@ -265,8 +265,12 @@ async function tellStory() {
   } catch (error) {
     story = { error: error.message };
   }
-  if (vip !== view.chosen) return;
   const box = at('story');
+  const selection = getSelection();
+  const selecting = !box.hidden && !selection.isCollapsed && box.contains(selection.anchorNode);
+  // Whoever selects a reason wants to copy it: the next reading comes in a second.
+  if (vip !== view.chosen || (selecting && box.dataset.vip === vip)) return;
+  box.dataset.vip = vip;
   const close = make('button', { type: 'button' }, 'Close');
   close.addEventListener('click', leave);
   const hadFocus = box.contains(document.activeElement) && document.activeElement !== box;
@@ -353,7 +357,7 @@ function picture(vip) {
 }
 
 function choose(vip) {
-  view.chosen = vip && (known.has(vip) || known.size === 0) ? vip : null;
+  view.chosen = vip;
   at('story').hidden = !view.chosen;
   draw();
   return tellStory();
