@@ -61,6 +61,7 @@ Exit codes: 0 it is right (warnings go to standard error); 1 it is wrong; 2 the 
 const AFTER_STATUS: &str = "\
 Examples:
   cosmolet status                                 a line for each VIP; what is wrong stands above them, after a !
+  cosmolet status -o wide --watch                 more of each, anew every second
   cosmolet status --server 10.0.0.7:9470          another node's daemon
   cosmolet status -o json | jq '.vips[] | select(.state == \"withdrawn\") | {vip, reason}'
   cosmolet status > /dev/null || echo look here   for scripts
@@ -167,8 +168,11 @@ pub enum Command {
         #[arg(long, short, default_value = "127.0.0.1:9470", env = "COSMOLET_SERVER")]
         server: String,
         /// How to print it.
-        #[arg(long, short, value_enum, default_value_t = Output::Table)]
-        output: Output,
+        #[arg(long, short, value_enum, default_value_t = StatusOutput::Table)]
+        output: StatusOutput,
+        /// Show it anew each second, until Ctrl-C; over restarts of the daemon too.
+        #[arg(long, short)]
+        watch: bool,
     },
     /// Say why a VIP is advertised or not, and what would change that.
     #[command(after_help = AFTER_EXPLAIN)]
@@ -278,11 +282,24 @@ pub enum Keys {
     Markdown,
 }
 
-/// How `status` and `explain` print.
+/// How `status` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StatusOutput {
+    /// For a person.
+    Table,
+    /// The same with what the kernel and FRR hold, the lease, the verdict of the traffic and the last probe.
+    Wide,
+    /// The JSON of /api/v1/status.
+    Json,
+    /// The same as YAML.
+    Yaml,
+}
+
+/// How `explain`, `events` and `doctor` print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// For a person.
     Table,
-    /// The JSON of /api/v1/status or /api/v1/explain.
+    /// JSON, as below /api/v1.
     Json,
 }

@@ -5,11 +5,48 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::troubles::troubles;
-use crate::http::status::{Status, VipRow};
+use crate::http::status::{ServiceRow, Status, VipRow};
 
 /// The status as text, each line ended. Nothing in it can move a terminal's cursor, whatever names objects have.
 #[must_use]
 pub fn table(status: &Status) -> String {
+    let head = HEAD.map(str::to_owned);
+    let rows: Vec<_> = std::iter::once(head).chain(status.vips.iter().map(row)).collect();
+    around(status, &aligned(&rows))
+}
+
+/// The same with more columns.
+#[must_use]
+pub fn wide(status: &Status) -> String {
+    let head = [HEAD.map(str::to_owned).to_vec(), MORE.map(str::to_owned).to_vec()].concat();
+    let rows = status.vips.iter().map(|vip| [row(vip).to_vec(), more(vip).to_vec()].concat());
+    let rows: Vec<_> = std::iter::once(head).chain(rows).filter_map(|row| row.try_into().ok()).collect();
+    around(status, &aligned::<{ HEAD.len() + MORE.len() }>(&rows))
+}
+
+const HEAD: [&str; 8] = ["VIP", "STATE", "REASON", "SINCE", "MODE", "IN RIB", "TRAFFIC", "SERVICE"];
+const MORE: [&str; 6] = ["LOOPBACK", "LEASE", "NETWORK", "VERDICT", "PROBE", "ATTRIBUTES"];
+
+/// What the kernel and FRR hold of a VIP, and what its traffic says.
+fn more(vip: &VipRow) -> [String; 6] {
+    let dash = || "-".to_owned();
+    let of_services = |word: fn(&ServiceRow) -> Option<String>| {
+        let words: Vec<String> = vip.services.iter().filter_map(word).collect();
+        if words.is_empty() { dash() } else { words.join(",") }
+    };
+    let attributes = vip.attributes.as_ref();
+    [
+        vip.loopback.clone().unwrap_or_else(dash),
+        vip.lease_left_seconds.map_or_else(dash, age),
+        vip.network.clone().unwrap_or_else(dash),
+        of_services(|service| Some(service.verdict.clone())),
+        of_services(|service| service.probe.clone()),
+        attributes.map_or_else(dash, |found| format!("{}{}", found.wanted, if found.set { "" } else { " (not set)" })),
+    ]
+}
+
+/// The summary above the rows, and the reasons below them.
+fn around(status: &Status, rows: &[String]) -> String {
     let mut text = summary(status);
     let mut line = |mark: &str, words: &str| {
         text.push_str(mark);
@@ -22,9 +59,7 @@ pub fn table(status: &Status) -> String {
     troubles(status).iter().for_each(|trouble| line("! ", trouble));
     if !status.vips.is_empty() {
         line("", "");
-        let head = ["VIP", "STATE", "REASON", "SINCE", "MODE", "IN RIB", "TRAFFIC", "SERVICE"].map(str::to_owned);
-        let rows: Vec<_> = std::iter::once(head).chain(status.vips.iter().map(row)).collect();
-        aligned(&rows).iter().for_each(|words| line("", words));
+        rows.iter().for_each(|words| line("", words));
     }
     let reasons = reasons(status);
     if !reasons.is_empty() {
@@ -191,6 +226,15 @@ VIP         STATE       REASON           SINCE  MODE     IN RIB          TRAFFIC
 NoLocalEndpoint: its traffic policy is Local and this node has no usable endpoint
 ";
         assert_eq!(table(&samples::healthy()), expected);
+    }
+
+    #[test]
+    fn a_wide_table_tells_what_the_kernel_and_frr_hold() {
+        let text = wide(&samples::healthy());
+        let row = text.lines().find(|line| line.starts_with("10.100.0.1")).unwrap();
+        assert!(text.contains("SERVICE       LOOPBACK  LEASE"), "{text}");
+        assert!(row.contains("default/web   ours      "), "{text}");
+        assert_eq!(text.lines().count(), table(&samples::healthy()).lines().count());
     }
 
     #[test]

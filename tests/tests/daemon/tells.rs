@@ -46,6 +46,16 @@ fn command_line(stage: &Stage) -> Result<()> {
     for words in ["node1: cosmolet ", "2 advertised, 1 withdrawn", "AS 65001", "observe, counted on uplink"] {
         ensure!(text.contains(words), "no {words:?} in {text}");
     }
+    let output = stage.daemons[0].cli(&["status", "-o", "wide"])?;
+    let text = String::from_utf8(output.stdout)?;
+    let web = text.lines().find(|line| line.starts_with("10.100.0.1 ")).with_context(|| text.clone())?;
+    ensure!(text.contains("LOOPBACK") && web.matches(" ours ").count() == 2, "{text}");
+    let yaml = stage.daemons[0].cli(&["status", "-o", "yaml"])?;
+    let yaml: Value = serde_yaml_ng::from_slice(&yaml.stdout)?;
+    ensure!(yaml["vips"].as_array().is_some_and(|vips| vips.len() == 3), "{yaml}");
+    let output = stage.daemons[0].cli(&["status", "-o", "json", "--watch"])?;
+    let error = String::from_utf8(output.stderr)?;
+    ensure!(!output.status.success() && error.contains("cosmolet events --follow"), "{error}");
     let output = stage.daemons[0].cli(&["status", "-o", "json"])?;
     let status: Value = serde_json::from_slice(&output.stdout)?;
     let states = |status: &Value| -> Vec<(Value, Value)> {
@@ -85,7 +95,11 @@ fn metrics(stage: &Stage) -> Result<()> {
         format!("cosmolet_vip_followed_total{{{port},outcome=\"completed\"}}"),
         format!("cosmolet_vip_handshake_seconds_count{{{port}}}"),
         format!("cosmolet_vip_handshake_seconds_bucket{{le=\"+Inf\",{port}}}"),
+        format!("cosmolet_vip_endpoints_ready{{{web}}}"),
         "cosmolet_reaction_seconds_count".to_owned(),
+        "cosmolet_stage_seconds_count{stage=\"wait\"}".to_owned(),
+        "cosmolet_stage_seconds_count{stage=\"steps\"}".to_owned(),
+        "cosmolet_stage_seconds_count{stage=\"rib\"}".to_owned(),
         "cosmolet_turn_seconds_count".to_owned(),
         "cosmolet_sampling_seconds_count".to_owned(),
     ] {
