@@ -13,7 +13,8 @@ use crate::engine::types::Vip;
 pub(super) struct Unseen(BTreeMap<Vip, (Instant, bool)>);
 
 impl Unseen {
-    /// Notes a step; one that changes nothing in the RIB, as the renewal of a lease, is passed over.
+    /// Notes a step. What the RIB shows already, as after the renewal of a lease, is not awaited, nor any more what was awaited
+    /// of the VIP before; and the first of several steps counts that lead to the same.
     pub(super) fn applied(&mut self, applied: &Applied, observed: &Observed, now: Instant) {
         let vip = applied.step.vip();
         let valid = match applied.step {
@@ -21,8 +22,12 @@ impl Unseen {
             Step::Withdraw(_) | Step::RemoveAddress(_) => false,
             Step::TrackVip(..) | Step::UntrackVip(_) => return,
         };
-        let shown = observed.rib.get(&vip).is_some_and(|rib| rib.valid);
-        if applied.outcome == Outcome::Done && shown != valid {
+        if applied.outcome != Outcome::Done {
+            return;
+        }
+        if observed.rib.get(&vip).is_some_and(|rib| rib.valid) == valid {
+            self.0.remove(&vip);
+        } else if self.0.get(&vip).is_none_or(|(_, awaited)| *awaited != valid) {
             self.0.insert(vip, (now, valid));
         }
     }
@@ -57,6 +62,10 @@ mod tests {
         unseen.applied(&done(Step::Withdraw(vip)), &observed, now);
         assert_eq!(unseen.read(&report(false)), None, "nothing was there");
         unseen.applied(&done(Step::advertise(vip)), &observed, now);
+        unseen.applied(&done(Step::Withdraw(vip)), &observed, now);
+        assert_eq!(unseen.read(&report(true)), None, "withdrawn before it was seen");
+        unseen.applied(&done(Step::add_address(vip, None)), &observed, now);
+        unseen.applied(&done(Step::advertise(vip)), &observed, now + std::time::Duration::from_secs(1));
         assert_eq!([unseen.read(&report(false)), unseen.read(&report(true))], [None, Some(now)]);
         assert_eq!(unseen.read(&report(true)), None);
         observed.rib.insert(vip, report(true).rib);
