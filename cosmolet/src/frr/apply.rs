@@ -205,11 +205,19 @@ impl Connection {
             while flight.len() < WINDOW
                 && let Some(batch) = batches.next()
             {
-                self.session.send(batch.bytes(), batch.roles().len()).await?;
+                if let Err(error) = self.session.send(batch.bytes(), batch.roles().len()).await {
+                    // What was answered before the connection ended is known.
+                    while let Some(reply) = self.session.reply_left()? {
+                        settle(&mut flight, &reply, steps, outcomes);
+                    }
+                    return Err(error);
+                }
                 flight.push_back(Flight { batch, replies: 0, refused: None });
             }
             let under_way = flight.len();
-            let Some(oldest) = flight.front_mut() else { return Ok(()) };
+            if under_way == 0 {
+                return Ok(());
+            }
             let reply = match self.session.reply_at_hand()? {
                 Some(reply) => reply,
                 None => {
@@ -219,10 +227,17 @@ impl Connection {
                     self.session.reply().await?
                 }
             };
-            oldest.take(&reply, steps, outcomes);
-            if oldest.is_over() {
-                flight.pop_front();
-            }
+            settle(&mut flight, &reply, steps, outcomes);
+        }
+    }
+}
+
+/// Gives a reply to the batch that it answers: the oldest one.
+fn settle(flight: &mut VecDeque<Flight>, reply: &Reply, steps: &[Step], outcomes: &mut [Option<Outcome>]) {
+    if let Some(oldest) = flight.front_mut() {
+        oldest.take(reply, steps, outcomes);
+        if oldest.is_over() {
+            flight.pop_front();
         }
     }
 }

@@ -306,6 +306,15 @@ impl Session {
         Ok(reply)
     }
 
+    /// Takes a reply that has come, without waiting: the connection may have ended since.
+    ///
+    /// # Errors
+    /// As [`Session::reply_at_hand`].
+    pub fn reply_left(&mut self) -> Result<Option<Reply>, FrrError> {
+        while self.read_at_hand().is_ok_and(|more| more) {}
+        self.reply_at_hand()
+    }
+
     /// Waits until bgpd closes the connection or says something unasked, and returns that as the error. Can be
     /// dropped at any time.
     pub async fn closed(&mut self) -> FrrError {

@@ -53,7 +53,8 @@ fn a_bundle_has_what_an_issue_wants_to_know() -> Result<()> {
     ensure!(read(&there, "transitions.json")?.contains("NoLocalEndpoint"), "no decision");
     ensure!(read(&there, "metrics.txt")?.contains("cosmolet_vip_advertised"), "no metrics");
     ensure!(read(&there, "config.yaml")?.contains("vip_ranges"), "no configuration");
-    ensure!(read(&there, "environment.txt")?.contains("NODE_NAME") || read(&there, "environment.txt")?.is_empty());
+    let environment = read(&there, "environment.txt")?;
+    ensure!(!environment.lines().any(|line| line.starts_with("PATH=")), "{environment}");
     ensure!(read(&there, "doctor.json")?.contains("frr-vty"), "no findings");
     ensure!(read(&there, "frr/version.txt")?.contains("FRRouting"), "no version");
     ensure!(read(&there, "kernel/version.txt")?.starts_with("Linux version"), "no kernel");
