@@ -4,19 +4,18 @@ use std::fs::{self, File};
 use std::io::{self, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::Timestamp;
 
-use super::{client, doctor};
+use super::client;
+use super::doctor::{self, facts};
 use crate::config::Config;
-use crate::frr::vty::{Line, Session};
+use crate::frr::vty::Line;
 use crate::http::status::Status;
 
-const PATIENCE: Duration = Duration::from_secs(5);
 /// VIPs that are not advertised, of which the whole explanation is taken along.
 const EXPLAINED: usize = 50;
 /// What follows one of these words in FRR's configuration is nobody's business.
@@ -118,16 +117,10 @@ fn unadvertised(row: &crate::http::status::VipRow) -> Option<String> {
 
 /// What bgpd says, without passwords.
 fn frr(sockets: &Path) -> Result<[(&'static str, String); 3]> {
-    const LINES: [Line; 3] =
-        [Line::fixed("show running-config"), Line::fixed("show bgp summary json"), Line::fixed("show version")];
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let replies = runtime.block_on(async {
-        let mut session = Session::open(&sockets.join("bgpd.vty"), PATIENCE).await?;
-        session.ask_all(&LINES).await
-    })?;
-    let text = |index: usize| replies.get(index).map(|reply| reply.text.clone()).unwrap_or_default();
-    let running = text(0).lines().map(redacted).collect::<Vec<_>>().join("\n") + "\n";
-    Ok([("frr/running-config.txt", running), ("frr/bgp-summary.json", text(1)), ("frr/version.txt", text(2))])
+    let [running, summary, version] =
+        facts::ask(sockets, [facts::RUNNING, facts::SUMMARY, Line::fixed("show version")])?;
+    let running = running.lines().map(redacted).collect::<Vec<_>>().join("\n") + "\n";
+    Ok([("frr/running-config.txt", running), ("frr/bgp-summary.json", summary), ("frr/version.txt", version)])
 }
 
 /// A line of FRR's configuration without what follows a word that announces a secret.

@@ -11,7 +11,7 @@ pub mod vips;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 use crate::advertised::Advertised;
 use crate::book::Book;
 use crate::engine::observed::BgpState;
-use crate::engine::types::Vip;
+use crate::engine::types::{Timestamp, Vip};
 use crate::metrics::Metrics;
 use crate::questions::Asker;
 use explain::Explain;
@@ -157,6 +157,11 @@ async fn explained(State(shared): State<Shared>, Path(vip): Path<String>) -> Res
             (StatusCode::SERVICE_UNAVAILABLE, "the control loop is busy; ask again\n".to_owned()).into_response()
         }
     }
+}
+
+/// A point of the daemon's clock as its JSON has it: seconds since 1970.
+fn since_1970(book: &Book, at: Timestamp) -> f64 {
+    status::seconds(book.time_of_day(at).duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 async fn json(make: impl FnOnce() -> serde_json::Result<Vec<u8>> + Send + 'static) -> Response {

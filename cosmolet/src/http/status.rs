@@ -1,9 +1,8 @@
 //! The status as JSON: the same words as in logs and metrics.
 
-use std::time::UNIX_EPOCH;
-
 use serde::{Deserialize, Serialize};
 
+use super::since_1970;
 use crate::book::{Book, PortTraffic, Row, Summary, Told};
 use crate::engine::event::{Handshakes, TrafficCounts};
 use crate::engine::intent::VipHealth;
@@ -588,10 +587,9 @@ const fn followed(handshakes: &Handshakes) -> Followed {
 }
 
 pub(super) fn transition_row(book: &Book, transition: &Transition) -> TransitionRow {
-    let at = book.time_of_day(transition.at).duration_since(UNIX_EPOCH).unwrap_or_default();
     let reason = transition.to.reason();
     TransitionRow {
-        at: seconds(at),
+        at: since_1970(book, transition.at),
         vip: transition.vip.to_string(),
         to: transition.to.as_str().to_owned(),
         reason: reason.map(|reason| reason.to_string()),

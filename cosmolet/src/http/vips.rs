@@ -1,16 +1,13 @@
 //! The VIPs in brief, as the status page reads them once a second: only those that have changed since.
 
-use std::time::UNIX_EPOCH;
-
 use axum::extract::{Query, State};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
-use super::status::seconds;
-use super::{Shared, json};
+use super::{Shared, json, since_1970};
 use crate::book::{Book, Row};
 use crate::engine::status::VipStatus;
-use crate::engine::types::Vip;
+use crate::engine::types::{Timestamp, Vip};
 
 /// The answer of `/api/v1/vips`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -69,12 +66,11 @@ impl Vips {
     /// Reads the book.
     #[must_use]
     pub fn after(book: &Book, revision: u64) -> Self {
-        let started = seconds(book.time_of_day(Default::default()).duration_since(UNIX_EPOCH).unwrap_or_default());
         let rows = book.rows();
         let told = || rows.iter().filter_map(|(vip, row)| Some((*vip, row, row.status.as_ref()?)));
         let changed = told().filter(|(_, row, _)| row.revision > revision);
         Self {
-            started,
+            started: since_1970(book, Timestamp::ZERO),
             revision: book.revision(),
             count: told().count(),
             vips: changed.map(|(vip, row, status)| brief(book, vip, row, status)).collect(),
@@ -83,7 +79,6 @@ impl Vips {
 }
 
 fn brief(book: &Book, vip: Vip, row: &Row, status: &VipStatus) -> VipBrief {
-    let since = book.time_of_day(row.since).duration_since(UNIX_EPOCH).unwrap_or_default();
     let services = status
         .services
         .iter()
@@ -93,7 +88,7 @@ fn brief(book: &Book, vip: Vip, row: &Row, status: &VipStatus) -> VipBrief {
         vip: vip.to_string(),
         state: status.state.as_str().to_owned(),
         reason: status.reason.map(|reason| reason.to_string()),
-        since: seconds(since),
+        since: since_1970(book, row.since),
         services: services.collect(),
         handshakes: totals().map(|total| total.completed).sum(),
         refusals: totals()

@@ -18,8 +18,8 @@ use crate::frr::vty::{Line, Session};
 use crate::netlink::uplinks;
 
 const PATIENCE: Duration = Duration::from_secs(2);
-const RUNNING: Line = Line::fixed("show running-config");
-const SUMMARY: Line = Line::fixed("show bgp summary json");
+pub(in crate::cli) const RUNNING: Line = Line::fixed("show running-config");
+pub(in crate::cli) const SUMMARY: Line = Line::fixed("show bgp summary json");
 /// Where FRR keeps what `write memory` saves; the second is of setups with a file for each daemon.
 const SAVED: [&str; 2] = ["/etc/frr/frr.conf", "/etc/frr/bgpd.conf"];
 /// linux/timex.h: nothing keeps the clock right.
@@ -27,15 +27,20 @@ const STA_UNSYNC: i32 = 0x40;
 
 /// Asks bgpd. The error is a sentence.
 pub(super) fn frr(sockets: &Path) -> Result<Frr, String> {
-    let runtime = runtime().map_err(|error| format!("{error:#}"))?;
+    let [running, summary] = ask(sockets, [RUNNING, SUMMARY]).map_err(|error| error.to_string())?;
+    Ok(Frr { running, summary, saved: None })
+}
+
+/// bgpd's answers to these lines.
+pub(in crate::cli) fn ask<const N: usize>(sockets: &Path, lines: [Line; N]) -> Result<[String; N]> {
     let path = sockets.join("bgpd.vty");
-    let asked = runtime.block_on(async {
-        let mut session = Session::open(&path, PATIENCE).await?;
-        session.ask_all(&[RUNNING, SUMMARY]).await
-    });
-    let replies = asked.map_err(|error| error.to_string())?;
-    let text = |index: usize| replies.get(index).map(|reply| reply.text.clone()).unwrap_or_default();
-    Ok(Frr { running: text(0), summary: text(1), saved: None })
+    let mut replies = runtime()?
+        .block_on(async {
+            let mut session = Session::open(&path, PATIENCE).await?;
+            session.ask_all(&lines).await
+        })?
+        .into_iter();
+    Ok(lines.map(|_| replies.next().map(|reply| reply.text).unwrap_or_default()))
 }
 
 /// FRR's files, where this user may read them.

@@ -1,7 +1,7 @@
 //! `cosmolet doctor`: what an operator gets wrong, what was seen of it, why it matters, and the exact fix.
 
 mod bgp;
-mod facts;
+pub(super) mod facts;
 mod finding;
 mod node;
 #[cfg(test)]
