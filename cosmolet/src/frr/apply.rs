@@ -12,6 +12,8 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use super::error::FrrError;
+use super::maps::{FrrMap, Names};
+use super::observe::RunningConfig;
 use super::render::{Batch, Batches, LOST_RETRY, Role, outcome};
 use super::vty::{Reply, Session, Status};
 use crate::engine::attributes::{MapName, Route};
@@ -48,29 +50,36 @@ pub(super) enum Admission {
 pub(super) struct Applier {
     path: PathBuf,
     patience: Duration,
-    connection: Mutex<Option<Connection>>,
+    slot: Mutex<Slot>,
     /// Odd while commands are under way; moves twice with every run.
     sequence: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    connection: Option<Connection>,
+    /// What our route-maps are called: this outlasts a connection.
+    names: Names,
 }
 
 #[derive(Debug)]
 struct Connection {
     session: Session,
     /// The route-maps that were made since this connection was opened, hence since bgpd started.
-    maps: BTreeSet<MapName>,
+    maps: BTreeSet<FrrMap>,
 }
 
 impl Applier {
     pub(super) fn new(path: PathBuf, patience: Duration) -> Self {
-        Self { path, patience, connection: Mutex::new(None), sequence: AtomicU64::new(0) }
+        Self { path, patience, slot: Mutex::default(), sequence: AtomicU64::new(0) }
     }
 
     /// Opens a new connection before the first step needs it. Leaves a run that is under way alone: it will see for
     /// itself that its connection has ended.
     pub(super) async fn renew(&self) -> Result<(), FrrError> {
-        if let Ok(mut slot) = self.connection.try_lock() {
-            *slot = None;
-            *slot = Some(self.connect().await?);
+        if let Ok(mut slot) = self.slot.try_lock() {
+            slot.connection = None;
+            slot.connection = Some(self.connect().await?);
         }
         Ok(())
     }
@@ -86,17 +95,18 @@ impl Applier {
     pub(super) async fn run(&self, steps: Vec<Step>, admission: &Admission) -> Vec<Applied> {
         let (steps, mut refused) = admit(steps, admission);
         let (false, Admission::Open { asn, .. }) = (steps.is_empty(), admission) else { return refused };
-        let mut slot = self.connection.lock().await;
+        let mut slot = self.slot.lock().await;
         let _running = Running::start(&self.sequence);
-        let (mut connection, unmade) = match self.ready(slot.take(), &steps, *asn).await {
+        let at_hand = slot.connection.take();
+        let (mut connection, unmade) = match self.ready(at_hand, &steps, &slot.names, *asn).await {
             Ok(ready) => ready,
             Err(error) => return steps.into_iter().map(|step| lost(step, &error)).chain(refused).collect(),
         };
         let steps = without(steps, &unmade, &mut refused);
         let mut outcomes = vec![None; steps.len()];
-        let result = connection.pump(&steps, &mut outcomes).await;
+        let result = connection.pump(&steps, &slot.names, &mut outcomes).await;
         if result.is_ok() {
-            *slot = Some(connection);
+            slot.connection = Some(connection);
         }
         let lost = result.err().map_or_else(|| "no reply".to_owned(), |error| error.to_string());
         let known = steps.into_iter().zip(outcomes).map(|(step, outcome)| Applied {
@@ -111,39 +121,44 @@ impl Applier {
         &self,
         at_hand: Option<Connection>,
         steps: &[Step],
+        names: &Names,
         asn: u32,
     ) -> Result<(Connection, BTreeMap<MapName, String>), FrrError> {
         let mut connection = match at_hand.filter(|connection| connection.session.is_idle()) {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        let unmade = connection.make_maps(steps, asn).await?;
+        let unmade = connection.make_maps(steps, names, asn).await?;
         Ok((connection, unmade))
     }
 
-    /// Learns which of our route-maps FRR has: those that somebody removed are made again when they are needed. Leaves a
-    /// run that is under way alone.
-    pub(super) fn has_maps(&self, there: &BTreeSet<MapName>) {
-        if let Ok(mut slot) = self.connection.try_lock()
-            && let Some(connection) = slot.as_mut()
-        {
-            connection.maps.retain(|map| there.contains(map));
+    /// Learns which of our route-maps FRR has: those that somebody removed from under our statements are made again, by
+    /// their other name, when they are needed. Leaves a run that is under way alone.
+    pub(super) fn has_maps(&self, config: &RunningConfig) {
+        let Ok(mut slot) = self.slot.try_lock() else { return };
+        for removed in config.removed_maps() {
+            tracing::warn!(map = %removed, "a route-map of ours was removed from FRR: putting it back");
+            slot.names.avoid(removed);
+        }
+        if let Some(connection) = &mut slot.connection {
+            connection.maps.retain(|map| config.maps.contains(map));
         }
     }
 
     /// Removes route-maps that nothing used at a reading, unless a step was under way since that began (`quiet`).
-    pub(super) async fn remove_maps(&self, unused: &[MapName], quiet: u64) -> Result<(), FrrError> {
-        let Ok(mut slot) = self.connection.try_lock() else { return Ok(()) };
+    pub(super) async fn remove_maps(&self, unused: &[FrrMap], quiet: u64) -> Result<(), FrrError> {
+        let Ok(mut slot) = self.slot.try_lock() else { return Ok(()) };
         if self.quiet() != Some(quiet) {
             return Ok(());
         }
-        let Some(mut connection) = slot.take().filter(|connection| connection.session.is_idle()) else { return Ok(()) };
+        let at_hand = slot.connection.take().filter(|connection| connection.session.is_idle());
+        let Some(mut connection) = at_hand else { return Ok(()) };
         tracing::debug!(count = unused.len(), "route-maps of ours that nothing uses are removed");
         for batch in Batch::no_route_maps(unused) {
             connection.carry_out(&batch).await?;
         }
         connection.maps.retain(|map| !unused.contains(map));
-        *slot = Some(connection);
+        slot.connection = Some(connection);
         Ok(())
     }
 
@@ -171,16 +186,25 @@ impl Drop for Running<'_> {
 impl Connection {
     /// Makes the route-maps of the steps that this connection has not made yet. Returns those that FRR refused, each with
     /// its words: nothing may be advertised with half of its attributes.
-    async fn make_maps(&mut self, steps: &[Step], asn: u32) -> Result<BTreeMap<MapName, String>, FrrError> {
+    async fn make_maps(
+        &mut self,
+        steps: &[Step],
+        names: &Names,
+        asn: u32,
+    ) -> Result<BTreeMap<MapName, String>, FrrError> {
         let routes: BTreeMap<MapName, &Route> = steps.iter().filter_map(Step::route).map(|r| (r.map, r)).collect();
         let mut unmade = BTreeMap::new();
-        for (map, route) in routes.into_iter().filter(|(map, _)| !self.maps.contains(map)).collect::<Vec<_>>() {
+        for (content, route) in routes {
+            let map = names.of(content);
+            if self.maps.contains(&map) {
+                continue;
+            }
             let mut refused = None;
-            for batch in Batch::route_map(route, asn) {
+            for batch in Batch::route_map(map, route, asn) {
                 refused = refused.or(self.carry_out(&batch).await?);
             }
             match refused {
-                Some(refusal) => drop(unmade.insert(map, refusal)),
+                Some(refusal) => drop(unmade.insert(content, refusal)),
                 None => drop(self.maps.insert(map)),
             }
         }
@@ -198,8 +222,8 @@ impl Connection {
         Ok(refused)
     }
 
-    async fn pump(&mut self, steps: &[Step], outcomes: &mut [Option<Outcome>]) -> Result<(), FrrError> {
-        let mut batches = Batches::new(steps);
+    async fn pump(&mut self, steps: &[Step], names: &Names, outcomes: &mut [Option<Outcome>]) -> Result<(), FrrError> {
+        let mut batches = Batches::new(steps, names);
         let mut flight = VecDeque::with_capacity(WINDOW);
         loop {
             while flight.len() < WINDOW

@@ -5,6 +5,7 @@
 
 mod apply;
 pub mod error;
+pub mod maps;
 pub mod observe;
 mod observer;
 pub mod render;

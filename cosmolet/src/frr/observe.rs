@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::engine::attributes::{MAP_PREFIX, MapName};
+use super::maps::FrrMap;
+use crate::engine::attributes::MAP_PREFIX;
 use crate::engine::observed::{BgpFault, BgpView, Network, PeerView, RibState};
 use crate::engine::types::{Family, Mode, PerFamily, Vip};
 
@@ -25,9 +26,11 @@ pub struct RunningConfig {
     /// The default VRF's peers by name; with their address, where the name is one.
     pub peers: BTreeMap<String, Option<IpAddr>>,
     /// The route-maps of ours that are defined.
-    pub maps: BTreeSet<MapName>,
+    pub maps: BTreeSet<FrrMap>,
     /// Those among them that some line uses.
-    pub used_maps: BTreeSet<MapName>,
+    pub used_maps: BTreeSet<FrrMap>,
+    /// Those that the `network` statements name, be they defined or not.
+    pub named_maps: BTreeSet<FrrMap>,
 }
 
 /// A `router bgp`.
@@ -53,17 +56,18 @@ impl RunningConfig {
         for line in lines(text) {
             match (line.heads, line.words.as_slice()) {
                 (true, ["router", "bgp", asn, rest @ ..]) => config.enter(asn, rest),
-                (true, ["route-map", name, ..]) => config.maps.extend(MapName::parse(name)),
+                (true, ["route-map", name, ..]) => config.maps.extend(FrrMap::parse(name)),
                 (true, _) => {}
                 (false, words) => {
-                    config.used_maps.extend(words.iter().filter_map(|word| MapName::parse(word)));
+                    config.used_maps.extend(words.iter().filter_map(|word| FrrMap::parse(word)));
                     config.line(line.place, words);
                 }
             }
         }
         // Route-maps stand below the statements that use them.
+        let removed: BTreeSet<_> = config.removed_maps().map(|map| map.content).collect();
         for network in config.networks.values_mut() {
-            if matches!(network, Network::Ours(Some(map)) if !config.maps.contains(map)) {
+            if matches!(network, Network::Ours(Some(map)) if removed.contains(map)) {
                 *network = Network::Ours(None);
             }
         }
@@ -72,8 +76,13 @@ impl RunningConfig {
 
     /// The route-maps of ours that nothing uses; the plain one stays.
     #[must_use]
-    pub fn unused_maps(&self) -> Vec<MapName> {
-        self.maps.difference(&self.used_maps).copied().filter(|map| *map != MapName::PLAIN).collect()
+    pub fn unused_maps(&self) -> Vec<FrrMap> {
+        self.maps.difference(&self.used_maps).copied().filter(|map| *map != FrrMap::PLAIN).collect()
+    }
+
+    /// The route-maps that `network` statements of ours name and that are not defined: somebody removed them.
+    pub fn removed_maps(&self) -> impl Iterator<Item = FrrMap> {
+        self.named_maps.difference(&self.maps).copied()
     }
 
     /// `router bgp ASN [vrf|view NAME] [as-notation ...]`
@@ -116,7 +125,11 @@ impl RunningConfig {
         let Some(vip) = host_prefix(prefix, rest).filter(|vip| vip.family() == family) else { return };
         let map = rest.iter().skip_while(|word| **word != "route-map").nth(1);
         let network = match map {
-            Some(name) if name.starts_with(MAP_PREFIX) => Network::Ours(MapName::parse(name)),
+            Some(name) if name.starts_with(MAP_PREFIX) => {
+                let map = FrrMap::parse(name);
+                self.named_maps.extend(map);
+                Network::Ours(map.map(|map| map.content))
+            }
             Some(_) | None => Network::Foreign,
         };
         self.networks.insert(vip, network);
@@ -411,7 +424,7 @@ mod tests {
                 PeerView { name: "eth1".to_owned(), address: None, established: true },
             ]
         );
-        assert_eq!(RunningConfig::parse(ESTABLISHED).maps, [MapName::PLAIN].into());
+        assert_eq!(RunningConfig::parse(ESTABLISHED).maps, [FrrMap::PLAIN].into());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::rib::Schedule;
 use super::vty::{Line, Reply, Session, Status};
 use super::{Options, Request};
 use crate::engine::event::Event;
-use crate::engine::observed::{BgpFault, BgpState, BgpView, Network, RibReport, RibState};
+use crate::engine::observed::{BgpFault, BgpState, BgpView, RibReport, RibState};
 
 const RUNNING_CONFIG: Line = Line::fixed("show running-config");
 const SUMMARY: Line = Line::fixed("show bgp summary json");
@@ -226,10 +226,7 @@ impl Observer {
     /// Route-maps of ours: those that somebody removed are made again with the step that the engine takes for them, for a
     /// `network` originates nothing without its own; those that nothing uses any more go.
     async fn mind_maps(&self, config: &RunningConfig, quiet: Option<u64>) -> Result<(), End> {
-        if config.networks.values().any(|network| *network == Network::Ours(None)) {
-            tracing::warn!("a route-map of ours was removed from FRR: putting it back");
-        }
-        self.applier.has_maps(&config.maps);
+        self.applier.has_maps(config);
         match (config.unused_maps(), quiet) {
             (unused, Some(quiet)) if !unused.is_empty() => Ok(self.applier.remove_maps(&unused, quiet).await?),
             _ => Ok(()),

@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
+use super::maps::{FrrMap, Names};
 use super::vty::{Reply, Status, push_line};
-use crate::engine::attributes::{ExtendedKind, MapName, Route};
+use crate::engine::attributes::{ExtendedKind, Route};
 use crate::engine::plan::{Outcome, Step};
 use crate::engine::types::{Family, Vip};
 
@@ -58,8 +59,8 @@ impl Batch {
     /// The batches that make a route's map, or make it over. A `network` with a missing route-map is accepted and
     /// originates nothing. `asn` is what is prepended.
     #[must_use]
-    pub fn route_map(route: &Route, asn: u32) -> Vec<Self> {
-        let enter = format!("route-map {} permit 10", route.map);
+    pub fn route_map(map: FrrMap, route: &Route, asn: u32) -> Vec<Self> {
+        let enter = format!("route-map {map} permit 10");
         let open = || {
             let mut batch = Self::open(None);
             batch.push(Role::Enter, &enter);
@@ -78,12 +79,12 @@ impl Batch {
 
     /// The batches that remove route-maps of ours that nothing uses.
     #[must_use]
-    pub fn no_route_maps(names: &[MapName]) -> Vec<Self> {
-        // Nine of the longest names fit.
+    pub fn no_route_maps(names: &[FrrMap]) -> Vec<Self> {
+        // Eight of the longest names fit.
         names.chunks(8).map(Self::without).collect()
     }
 
-    fn without(names: &[MapName]) -> Self {
+    fn without(names: &[FrrMap]) -> Self {
         let mut batch = Self::open(None);
         for name in names {
             batch.push(Role::Setting, &format!("no route-map {name}"));
@@ -131,15 +132,16 @@ impl Batch {
 #[derive(Debug)]
 pub struct Batches<'steps> {
     steps: &'steps [Step],
+    names: &'steps Names,
     family: Option<Family>,
     next: usize,
 }
 
 impl<'steps> Batches<'steps> {
-    /// The batches of these steps.
+    /// The batches of these steps, with their route-maps under these names.
     #[must_use]
-    pub const fn new(steps: &'steps [Step]) -> Self {
-        Self { steps, family: Some(Family::V4), next: 0 }
+    pub const fn new(steps: &'steps [Step], names: &'steps Names) -> Self {
+        Self { steps, names, family: Some(Family::V4), next: 0 }
     }
 }
 
@@ -151,7 +153,7 @@ impl Iterator for Batches<'_> {
             let family = self.family?;
             let mut batch = None;
             while let Some(step) = self.steps.get(self.next) {
-                if let Some(line) = command(step, family) {
+                if let Some(line) = command(step, family, self.names) {
                     let open = batch.get_or_insert_with(|| Batch::open(Some(family)));
                     if !open.push(Role::Step(self.next), &line) {
                         break;
@@ -174,11 +176,11 @@ impl Iterator for Batches<'_> {
 }
 
 /// The command of a step; `None` if it is of another family or none of FRR's.
-fn command(step: &Step, family: Family) -> Option<String> {
+fn command(step: &Step, family: Family, names: &Names) -> Option<String> {
     let of_family = |vip: &Vip| vip.family() == family;
     match step {
         Step::Advertise(vip, route) if of_family(vip) => {
-            Some(format!("network {} route-map {}", vip.prefix(), route.map))
+            Some(format!("network {} route-map {}", vip.prefix(), names.of(route.map)))
         }
         Step::Withdraw(vip) if of_family(vip) => Some(format!("no network {}", vip.prefix())),
         Step::Advertise(..)
@@ -264,7 +266,7 @@ mod tests {
             Step::advertise(vip("10.0.0.1")),
             Step::Withdraw(vip("10.0.0.2")),
         ];
-        let batches: Vec<_> = Batches::new(&steps).collect();
+        let batches: Vec<_> = Batches::new(&steps, &Names::default()).collect();
         assert_eq!(
             lines(&batches[0]),
             [
@@ -295,11 +297,11 @@ mod tests {
 
     #[test]
     fn the_plain_route_map_sets_nothing_and_bgp_is_not_touched() {
-        let batches = Batch::route_map(&Route::default(), 65001);
+        let batches = Batch::route_map(FrrMap::PLAIN, &Route::default(), 65001);
         assert_eq!(batches.len(), 1);
         assert_eq!(lines(&batches[0]), ["configure terminal", "route-map COSMOLET-ADVERTISE permit 10", "end"]);
         assert_eq!(
-            lines(&Batch::no_route_maps(&[MapName::PLAIN])[0]),
+            lines(&Batch::no_route_maps(&[FrrMap::PLAIN])[0]),
             ["configure terminal", "no route-map COSMOLET-ADVERTISE", "end"]
         );
     }
@@ -316,7 +318,8 @@ mod tests {
             origin: Some(Origin::Incomplete),
             by_endpoints: true,
         });
-        let batches = Batch::route_map(&route, 65001);
+        let named = |route: &Route| FrrMap { content: route.map, again: false };
+        let batches = Batch::route_map(named(&route), &route, 65001);
         assert_eq!(
             lines(&batches[0])[1..],
             [
@@ -333,7 +336,8 @@ mod tests {
                 "end"
             ]
         );
-        let plain = Batch::route_map(&Route::default().depreferred(), 65001);
+        let depreferred = Route::default().depreferred();
+        let plain = Batch::route_map(named(&depreferred), &depreferred, 65001);
         let wanted = [
             "configure terminal",
             "route-map COSMOLET-ADVERTISE-GSHUT permit 10",
@@ -341,8 +345,14 @@ mod tests {
             "end",
         ];
         assert_eq!(lines(&plain[0]), wanted);
-        let command = Batches::new(&[Step::Advertise(vip("10.0.0.1"), route)]).next().unwrap();
+        let mut names = Names::default();
+        let removed = named(&route);
+        let step = [Step::Advertise(vip("10.0.0.1"), route)];
+        let command = Batches::new(&step, &names).next().unwrap();
         assert_eq!(lines(&command)[2], "network 10.0.0.1/32 route-map COSMOLET-0000000000000012-W3");
+        names.avoid(removed);
+        let command = Batches::new(&step, &names).next().unwrap();
+        assert_eq!(lines(&command)[2], "network 10.0.0.1/32 route-map COSMOLET-0000000000000012-W3-AGAIN");
     }
 
     /// The longest values that the types let through: no line is lost, and no batch is longer than a read.
@@ -359,14 +369,18 @@ mod tests {
             prepend: MAX_PREPEND,
             ..Attributes::default()
         });
-        let batches = Batch::route_map(&route, u32::MAX);
+        let route = route.depreferred();
+        let map = FrrMap { content: route.map, again: true };
+        let batches = Batch::route_map(map, &route, u32::MAX);
         let set: Vec<String> = batches.iter().flat_map(lines).filter(|line| line.starts_with("set ")).collect();
         assert_eq!(set.len(), 4);
         assert!(batches.len() > 1);
         for batch in &batches {
             assert_eq!(batch.bytes().len(), BATCH_BYTES);
-            assert_eq!(lines(batch)[1], "route-map COSMOLET-0000000000000012 permit 10");
+            assert_eq!(lines(batch)[1], "route-map COSMOLET-0000000000000012-GSHUT-AGAIN permit 10");
         }
+        let removed: Vec<String> = Batch::no_route_maps(&[map; 20]).iter().flat_map(lines).collect();
+        assert_eq!(removed.iter().filter(|line| line.starts_with("no route-map ")).count(), 20);
     }
 
     #[test]
@@ -400,7 +414,7 @@ mod tests {
         #[test]
         fn every_step_once_in_whole_reads(steps in proptest::collection::vec(any_step(), 0..80)) {
             let mut seen = Vec::new();
-            for batch in Batches::new(&steps) {
+            for batch in Batches::new(&steps, &Names::default()) {
                 prop_assert_eq!(batch.bytes().len(), BATCH_BYTES);
                 let lines = lines(&batch);
                 prop_assert_eq!(lines.len(), batch.roles().len());

@@ -72,7 +72,7 @@ fn ours_removed(stage: &Stage) -> Result<()> {
     stage.fabric.nodes[0].frr.configure(&["no route-map COSMOLET-ADVERTISE"])?;
     wait::until_true("our route-map is put back", REREAD, || {
         let text = stage.fabric.nodes[0].frr.bgpd()?.expect_success("show running-config")?;
-        Ok(text.contains("route-map COSMOLET-ADVERTISE permit 10"))
+        Ok(text.contains("route-map COSMOLET-ADVERTISE-AGAIN permit 10"))
     })?;
     stage.wait_nodes(&[NODE], Instant::now(), REREAD)?;
     foreign_stands(stage)
