@@ -5,6 +5,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -22,8 +24,8 @@ const REPLY_LIMIT: Duration = Duration::from_secs(10);
 
 /// The name of bfdd's profile.
 pub const BFD_PROFILE: &str = "fast";
-/// bfdd's own file: the other daemons do not know its lines, and the `exit`s after them would end *their* configuration.
-const BFD_CONFIG: &str = "bfd
+/// bfdd's own file, with the profile [`BFD_PROFILE`], 50 ms × 3: the other daemons do not know its lines, and the `exit`s after them would end *their* configuration.
+pub const BFD_CONFIG: &str = "bfd
  profile fast
   receive-interval 50
   transmit-interval 50
@@ -56,8 +58,8 @@ impl Daemon {
 /// Options of one instance.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Starts bfdd too, with the profile [`BFD_PROFILE`]: 50 ms × 3.
-    pub bfd: bool,
+    /// Starts bfdd too, with this configuration, such as [`BFD_CONFIG`].
+    pub bfd: Option<&'static str>,
     /// Extra arguments of zebra, such as `--v6-rr-semantics`.
     pub zebra_args: Vec<String>,
 }
@@ -81,9 +83,9 @@ impl Frr {
     pub fn start(lab: &Lab, netns: &Netns, config: &str, options: &Options) -> Result<Self> {
         let directory = lab.subdirectory(&format!("frr-{}", netns.label()))?;
         fs::write(directory.join("frr.conf"), config)?;
-        fs::write(directory.join("bfdd.conf"), BFD_CONFIG)?;
         let mut which = vec![Daemon::Zebra, Daemon::Bgpd];
-        if options.bfd {
+        if let Some(config) = options.bfd {
+            fs::write(directory.join("bfdd.conf"), config)?;
             which.push(Daemon::Bfdd);
         }
         let mut frr = Self { directory, daemons: vec![] };
@@ -214,7 +216,8 @@ impl Frr {
         Ok(match daemon {
             Daemon::Zebra => spec.arg(at("frr.conf")).args(&options.zebra_args),
             Daemon::Bgpd => spec.arg(at("frr.conf")),
-            Daemon::Bfdd => spec.arg(at("bfdd.conf")).arg("--bfdctl").arg(at("bfdd.sock")),
+            Daemon::Bfdd if has_control_socket() => spec.arg(at("bfdd.conf")).arg("--bfdctl").arg(at("bfdd.sock")),
+            Daemon::Bfdd => spec.arg(at("bfdd.conf")),
         })
     }
 }
@@ -238,6 +241,16 @@ pub fn established(summary: &Value) -> Vec<String> {
 #[must_use]
 pub fn program_directory() -> PathBuf {
     std::env::var_os("COSMOLET_FRR_DIR").map_or_else(|| PathBuf::from("/usr/lib/frr"), PathBuf::from)
+}
+
+/// Whether bfdd has a control socket, whose place is then the same for all: FRR 10 has none any more.
+fn has_control_socket() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    let ask = || {
+        let help = Command::new(program_directory().join(Daemon::Bfdd.program())).arg("--help").output();
+        help.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("--bfdctl"))
+    };
+    *ANSWER.get_or_init(ask)
 }
 
 /// The number of the group that may use the vty sockets.

@@ -124,6 +124,16 @@ pub fn clean_up_now() {
     remove_where(|owner| owner == std::process::id());
 }
 
+/// What statics own is not dropped: from now on what the kernel does not end with the process is removed at its exit.
+#[expect(unsafe_code, reason = "atexit(3) has no safe wrapper")]
+pub fn clean_up_at_exit() {
+    extern "C" fn end() {
+        clean_up_now();
+    }
+    // SAFETY: the function is a plain one and lives as long as the process.
+    unsafe { libc::atexit(end) };
+}
+
 /// Where the hierarchies of cgroups are mounted: version 2 at its root, version 1 in one directory each.
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// How long the kernel may take to end what was killed.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::client::Summary;
+
 /// A table with aligned columns.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
@@ -44,6 +46,19 @@ fn write_row<'a>(f: &mut fmt::Formatter<'_>, widths: &[usize], cell: impl Fn(usi
     let cells: Vec<String> =
         widths.iter().enumerate().map(|(column, width)| format!("{:<width$}", cell(column))).collect();
     writeln!(f, "{}", cells.join("  ").trim_end())
+}
+
+/// One step of a story: something was done, and the routers' kernels told.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// What was done.
+    pub cause: String,
+    /// What was seen of it.
+    pub effect: String,
+    /// How long after, or how many changes.
+    pub took: String,
+    /// The clients' requests meanwhile.
+    pub requests: Summary,
 }
 
 /// A span as milliseconds with one decimal: `112.3 ms`.

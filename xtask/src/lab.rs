@@ -50,27 +50,27 @@ pub fn run(program: &str, options: &Options) -> Result<()> {
     Err(command.exec()).with_context(|| format!("cannot start {}", file.display()))
 }
 
-/// What to do with the lab's cluster.
+/// What to do with something of the lab that stays up.
 #[derive(Debug, clap::Args)]
-pub struct ClusterOptions {
+pub struct KeptOptions {
     /// Install what is missing without asking.
     #[arg(long, short)]
     yes: bool,
-    /// `up`, `down` or `status`, with its own options; `up --help` lists them.
+    /// What to do, with its own options: `up`, `down`, `status` ...; `help` lists them.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     args: Vec<String>,
 }
 
-/// Sets up, builds, and becomes the program that raises, ends or shows a cluster.
-pub fn cluster(options: &ClusterOptions) -> Result<()> {
-    if options.args.first().is_some_and(|verb| verb == "up") {
-        let groups = [Group::Build, Group::Ebpf, Group::Lab, Group::Kube, Group::Cluster];
+/// Sets up what raising needs beyond the lab, builds, and becomes the program that raises, ends or shows it.
+pub fn kept(program: &str, options: &KeptOptions, more: &[Group]) -> Result<()> {
+    if options.args.first().is_some_and(|verb| verb == "up" || verb == "demo") {
+        let groups = [&[Group::Build, Group::Ebpf, Group::Lab], more].concat();
         setup::run(&setup::Options::only(options.yes, &groups))?;
         build_ebpf()?;
-        println!("cluster: building (profile {PROFILE}; the first time takes minutes)");
+        println!("{program}: building (profile {PROFILE}; the first time takes minutes)");
     }
     shell::run(shell::cargo().args(["build", "--quiet", "--profile", PROFILE, "--bins"]))?;
-    let file = built("cluster");
+    let file = built(program);
     let mut command = shell::as_root(&file.to_string_lossy());
     command.env("COSMOLET_BIN", daemon()).args(&options.args);
     Err(command.exec()).with_context(|| format!("cannot start {}", file.display()))

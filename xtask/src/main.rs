@@ -24,6 +24,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::setup::Group;
+
 /// Everything one does with a checkout of cosmolet.
 ///
 /// On a fresh Debian 12/13 or Ubuntu 24.04 machine with Rust, start with `cargo xtask demo` (sees cosmolet work, on real
@@ -47,7 +49,9 @@ enum Command {
     /// Raise a fabric with real FRR, run two daemons, break things, and show what the ToR saw.
     Demo(lab::Options),
     /// Raise a real Kubernetes cluster on the lab's fabric and leave it up; end it; show it.
-    Cluster(lab::ClusterOptions),
+    Cluster(lab::KeptOptions),
+    /// Raise two data centres of spines, leaves and nodes on real FRR and leave them up; end them; break them scene by scene.
+    Fabric(lab::KeptOptions),
     /// Measure the figures, as ratios against baselines of the same run.
     Bench(lab::Options),
     /// Judge made-up traffic of 30 days by the traffic verdict's rule: false withdrawals, times to detection.
@@ -74,7 +78,8 @@ fn main() -> ExitCode {
         Command::BuildEbpf(options) => build_ebpf::run(&options),
         Command::Test(options) => return test::run(&options),
         Command::Demo(options) => lab::run("demo", &options),
-        Command::Cluster(options) => lab::cluster(&options),
+        Command::Cluster(options) => lab::kept("cluster", &options, &[Group::Kube, Group::Cluster]),
+        Command::Fabric(options) => lab::kept("fabric", &options, &[]),
         Command::Bench(options) => lab::run("bench", &options),
         Command::Simulate(options) => lab::simulate(&options),
         Command::Tidy => tidy::run(),

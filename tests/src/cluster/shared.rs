@@ -54,19 +54,8 @@ fn get() -> Result<&'static Cluster> {
 }
 
 fn raise() -> Result<&'static Cluster> {
-    end_with_the_process();
+    crate::lab::clean_up_at_exit();
     let cluster = Cluster::raise(&Spec::default(), |step| tracing::info!(step, "raising the shared cluster"))?;
     cluster.install(&json!({}))?;
     Ok(Box::leak(Box::new(cluster)))
-}
-
-/// Statics are not dropped: what the kernel does not end with the process is removed at its exit.
-#[expect(unsafe_code, reason = "atexit(3) has no safe wrapper")]
-fn end_with_the_process() {
-    // SAFETY: the function is a plain one and lives as long as the process.
-    unsafe { libc::atexit(end) };
-}
-
-extern "C" fn end() {
-    crate::lab::clean_up_now();
 }

@@ -9,27 +9,14 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::{Cluster, Workload, prefix};
-use crate::client::{Client, Load, Summary};
-use crate::report::ms;
+use crate::client::{Client, Load};
+use crate::report::{Step, ms};
 use crate::wait;
 
 /// How long a step may take: kubelet, controllers and kube-proxy share one busy machine.
 pub const LIMIT: Duration = Duration::from_secs(90);
 /// A request that takes longer has failed; far more than a busy machine takes.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(5);
-
-/// What was seen.
-#[derive(Clone, Debug)]
-pub struct Step {
-    /// What was done.
-    pub cause: String,
-    /// What the ToR's kernel saw.
-    pub effect: String,
-    /// How long after, or how many changes.
-    pub took: String,
-    /// The client's requests meanwhile.
-    pub requests: Summary,
-}
 
 /// A workload under steady traffic.
 #[derive(Debug)]

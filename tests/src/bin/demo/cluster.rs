@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use cosmolet_tests::cluster::story::{LIMIT, Step, Story as Chapter, wait_nodes};
+use cosmolet_tests::cluster::story::{LIMIT, Story as Chapter, wait_nodes};
 use cosmolet_tests::cluster::{Cluster, Spec, WorkloadSpec};
 use cosmolet_tests::interrupt;
-use cosmolet_tests::report::ms;
+use cosmolet_tests::report::{Step, ms};
 use serde_json::json;
 
 use super::Story;
