@@ -83,7 +83,11 @@ fn a_fault_is_seen_as_it_happens() -> Result<()> {
     ensure!(browser.value("location.hash")? == format!("#{v4}"));
     picture(&browser, "story")?;
     stage.set_endpoint(0, State::Ready)?;
-    until(&browser, "document.querySelector('#story').innerText.includes('valid, best, advertised to 2 peers')")?;
+    until(
+        &browser,
+        "document.querySelector('#story').innerText.includes('valid, best, advertised to 10.1.1.1, 10.1.1.3')",
+    )?;
+    until(&browser, "document.querySelector('#story').innerText.includes('in the RIB since')")?;
     ensure!(client.summary(Instant::now() - Duration::from_secs(5), Instant::now()).ok() > 0, "no traffic");
 
     // The same in the dark and on a phone, where nothing has to be scrolled sideways.

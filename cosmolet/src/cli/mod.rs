@@ -11,10 +11,9 @@ pub mod explain;
 mod memory;
 pub mod run;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 pub mod status;
 pub mod table;
-pub mod troubles;
 
 use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;

@@ -6,8 +6,8 @@ use crate::http::status::{
 };
 
 /// A node that is well: one VIP advertised with traffic on it, one withdrawn for a good reason.
-pub(super) fn healthy() -> Status {
-    let peer = |name: &str| PeerRow { name: name.to_owned(), established: true };
+pub(crate) fn healthy() -> Status {
+    let peer = |name: &str| PeerRow { name: name.to_owned(), established: true, since: Some(1_795_713_453), bfd: None };
     Status {
         version: "0.1.0".to_owned(),
         drained: false,
@@ -53,7 +53,13 @@ fn advertised() -> VipRow {
         loopback: Some("ours".to_owned()),
         lease_left_seconds: Some(100.0),
         network: Some("ours".to_owned()),
-        rib: Some(RibRow { valid: true, best: true, advertised_to: 1 }),
+        rib: Some(RibRow {
+            valid: true,
+            best: true,
+            since: Some(1_795_713_453),
+            advertised_to: 1,
+            peers: vec!["10.1.1.1".to_owned()],
+        }),
         traffic: vec![PortRow {
             port: "80/tcp".to_owned(),
             total,
@@ -68,7 +74,7 @@ fn withdrawn() -> VipRow {
     VipRow {
         reason: Some("NoLocalEndpoint".to_owned()),
         explanation: Some("its traffic policy is Local and this node has no usable endpoint".to_owned()),
-        rib: Some(RibRow { valid: false, best: false, advertised_to: 0 }),
+        rib: Some(RibRow { valid: false, best: false, since: None, advertised_to: 0, peers: vec![] }),
         ..row("10.100.0.2", "withdrawn", "mail", "down")
     }
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::table::{table, wide};
-use super::troubles::troubles;
 use super::{TROUBLE, client, print};
 use crate::args::StatusOutput;
 use crate::http::status::Status;
+use crate::http::troubles::troubles;
 
 /// How often `--watch` asks.
 const EACH: Duration = Duration::from_secs(1);

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::troubles::troubles;
 use crate::http::status::{ServiceRow, Status, VipRow};
+use crate::http::troubles::troubles;
 
 /// The status as text, each line ended. Nothing in it can move a terminal's cursor, whatever names objects have.
 #[must_use]
@@ -25,20 +25,22 @@ pub fn wide(status: &Status) -> String {
 }
 
 const HEAD: [&str; 8] = ["VIP", "STATE", "REASON", "SINCE", "MODE", "IN RIB", "TRAFFIC", "SERVICE"];
-const MORE: [&str; 6] = ["LOOPBACK", "LEASE", "NETWORK", "VERDICT", "PROBE", "ATTRIBUTES"];
+const MORE: [&str; 7] = ["LOOPBACK", "LEASE", "NETWORK", "PEERS", "VERDICT", "PROBE", "ATTRIBUTES"];
 
 /// What the kernel and FRR hold of a VIP, and what its traffic says.
-fn more(vip: &VipRow) -> [String; 6] {
+fn more(vip: &VipRow) -> [String; 7] {
     let dash = || "-".to_owned();
     let of_services = |word: fn(&ServiceRow) -> Option<String>| {
         let words: Vec<String> = vip.services.iter().filter_map(word).collect();
         if words.is_empty() { dash() } else { words.join(",") }
     };
     let attributes = vip.attributes.as_ref();
+    let peers = vip.rib.as_ref().map(|rib| rib.peers.join(",")).filter(|peers| !peers.is_empty());
     [
         vip.loopback.clone().unwrap_or_else(dash),
         vip.lease_left_seconds.map_or_else(dash, age),
         vip.network.clone().unwrap_or_else(dash),
+        peers.unwrap_or_else(dash),
         of_services(|service| Some(service.verdict.clone())),
         of_services(|service| service.probe.clone()),
         attributes.map_or_else(dash, |found| format!("{}{}", found.wanted, if found.set { "" } else { " (not set)" })),
@@ -98,7 +100,10 @@ fn frr(status: &Status) -> String {
         return bgp.reason.as_ref().map_or_else(|| bgp.state.clone(), |reason| format!("{} ({reason})", bgp.state));
     };
     let up = bgp.peers.iter().filter(|peer| peer.established).count();
-    format!("AS {asn}, {up} of {} BGP sessions up, IPv4 {v4}, IPv6 {v6}", bgp.peers.len())
+    let watched: Vec<&str> = bgp.peers.iter().filter_map(|peer| peer.bfd.as_deref()).collect();
+    let alive = watched.iter().filter(|bfd| **bfd == "up").count();
+    let bfd = if watched.is_empty() { String::new() } else { format!(", BFD up with {alive} of {}", watched.len()) };
+    format!("AS {asn}, {up} of {} BGP sessions up{bfd}, IPv4 {v4}, IPv6 {v6}", bgp.peers.len())
 }
 
 fn traffic(status: &Status) -> String {
@@ -246,6 +251,12 @@ NoLocalEndpoint: its traffic policy is Local and this node has no usable endpoin
         assert_eq!(lines[3], "  FRR       AS 65001, 1 of 2 BGP sessions up, IPv4 dynamic, IPv6 connected");
         assert_eq!(lines[5], "! FRR: the BGP session with 10.1.1.1 is down");
         assert_eq!(lines[6], "");
+        for (peer, bfd) in status.bgp.peers.iter_mut().zip(["down", "up"]) {
+            peer.bfd = Some(bfd.to_owned());
+        }
+        let text = table(&status);
+        assert!(text.contains("1 of 2 BGP sessions up, BFD up with 1 of 2, IPv4"), "{text}");
+        assert!(text.contains("! FRR: the BGP session with 10.1.1.1 is down, and BFD does not find it\n"), "{text}");
     }
 
     #[test]

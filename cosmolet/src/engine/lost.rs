@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::engine::Engine;
 use super::intent::Decision;
-use super::observed::{BgpState, Network, Owner, RibReport};
+use super::observed::{BgpState, Network, Owner, RibReport, RibState, steady};
 use super::types::{Mode, Timestamp, Vip};
 
 /// zebra and bgpd may take so long to agree on an address.
@@ -57,7 +57,9 @@ impl Engine {
     pub(super) fn rib(&mut self, report: &RibReport, now: Timestamp) {
         let vip = report.vip;
         self.changed.insert(vip);
-        self.observed.rib.insert(vip, report.rib);
+        let before = self.observed.rib.get(&vip).and_then(|rib| rib.since);
+        let rib = RibState { since: steady(report.rib.since, before), ..report.rib.clone() };
+        self.observed.rib.insert(vip, rib);
         let missed_by = self.should_be_seen_by(vip).filter(|_| !report.rib.valid);
         let Some(entry) = self.vips.get_mut(&vip) else { return };
         let Some(generation) = missed_by else {
@@ -91,7 +93,7 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::super::event::{Event, SourceState};
-    use super::super::observed::{BgpView, KernelEvent, KernelState, LoopbackAddress, RibState};
+    use super::super::observed::{BgpView, KernelEvent, KernelState, LoopbackAddress};
     use super::super::plan::{Applied, Outcome, Step};
     use super::super::service::{
         EndpointCondition, EndpointScope, Endpoints, LocalEndpoint, NodeView, ServiceView, Terminating, VipClaim,
@@ -152,8 +154,8 @@ mod tests {
 
     /// The VIPs that are put on anew after this was read.
     fn read(engine: &mut Engine, vips: u8, valid: bool, now: Timestamp) -> usize {
-        let rib = RibState { valid, best: valid, advertised_to: 0 };
-        let reports = (0..vips).map(|last| RibReport { vip: vip(last), rib }).collect();
+        let rib = RibState { valid, best: valid, ..RibState::default() };
+        let reports = (0..vips).map(|last| RibReport { vip: vip(last), rib: rib.clone() }).collect();
         engine.handle(Event::Rib(reports), now);
         let steps = carry_out(engine, now);
         assert_eq!(engine.plan(now).into_steps(), [], "it is done once");

@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::attributes::MapName;
@@ -173,7 +175,7 @@ pub struct BgpView {
 }
 
 /// A BGP peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerView {
     /// The peer as FRR names it: an address or an interface.
     pub name: String,
@@ -181,7 +183,26 @@ pub struct PeerView {
     pub address: Option<IpAddr>,
     /// The session is Established.
     pub established: bool,
+    /// Since when, by FRR's account.
+    pub since: Option<UnixSeconds>,
+    /// Whether BFD finds it up; `None` where BFD does not watch it.
+    pub bfd: Option<bool>,
 }
+
+/// Seconds since 1970.
+pub type UnixSeconds = NonZeroU32;
+
+/// A moment of which FRR gives another account with each answer, a second off: it stays what it was while it is about the same.
+#[must_use]
+pub fn steady(told: Option<UnixSeconds>, before: Option<UnixSeconds>) -> Option<UnixSeconds> {
+    match (told, before) {
+        (Some(told), Some(before)) if told.get().abs_diff(before.get()) <= 2 => Some(before),
+        (told, _) => told,
+    }
+}
+
+/// Names of peers, in their order. VIPs that are advertised alike share one.
+pub type PeerNames = Arc<Vec<String>>;
 
 /// One VIP's truth in FRR's RIB.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,14 +214,16 @@ pub struct RibReport {
 }
 
 /// What the RIB holds for a host prefix.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RibState {
     /// A locally originated path is there and valid.
     pub valid: bool,
     /// It is the best path.
     pub best: bool,
-    /// The number of peers it is advertised to.
-    pub advertised_to: u32,
+    /// Since when that path is as it is, by FRR's account.
+    pub since: Option<UnixSeconds>,
+    /// The peers that the prefix is advertised to.
+    pub advertised_to: PeerNames,
 }
 
 /// Whether the eBPF programs run.

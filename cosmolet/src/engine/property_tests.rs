@@ -272,7 +272,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => probe().prop_map(Act::Event),
         2 => (0..6_u8, any::<bool>()).prop_map(|(n, valid)| Act::Event(Event::Rib(vec![RibReport {
             vip: vip(n),
-            rib: RibState { valid, best: valid, advertised_to: 0 },
+            rib: RibState { valid, best: valid, ..RibState::default() },
         }]))),
         1 => any::<bool>().prop_map(|on| Act::Event(Event::Prober(
             if on { ProberState::Running } else { ProberState::Off("gone".to_owned()) }

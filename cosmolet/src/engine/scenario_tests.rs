@@ -254,7 +254,8 @@ fn a_peers_address_is_no_vip() {
     let mut story = Story::synced(Mode::Connected);
     story.tell(service("web", 1));
     story.done();
-    let peer = PeerView { name: vip().to_string(), address: Some(vip().address()), established: true };
+    let peer =
+        PeerView { name: vip().to_string(), address: Some(vip().address()), established: true, ..PeerView::default() };
     let modes = PerFamily { v4: Mode::Connected, v6: Mode::Connected };
     let view = BgpView { generation: 1, asn: 65001, modes, networks: BTreeMap::new(), peers: vec![peer] };
     story.tell(Event::Bgp(BgpState::Up(view)));

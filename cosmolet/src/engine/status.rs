@@ -184,7 +184,7 @@ impl Engine {
             network: network.map(Network::owner),
             attributes: attributes(entry, network),
             drain_ends: self.drain_ends(vip).map(Box::new),
-            rib: self.observed.rib.get(&vip).copied(),
+            rib: self.observed.rib.get(&vip).cloned(),
             last_error: entry.last_error.clone(),
             ejection_refused: self.ejection_refused(vip),
             services: self.claims(vip, entry),

@@ -5,13 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::maps::FrrMap;
 use crate::engine::attributes::MAP_PREFIX;
-use crate::engine::observed::{BgpFault, BgpView, Network, PeerView, RibState};
+use crate::engine::observed::{BgpFault, BgpView, Network, PeerView, RibState, UnixSeconds};
 use crate::engine::types::{Family, Mode, PerFamily, Vip};
 
 /// What matters of a running configuration.
@@ -25,6 +26,8 @@ pub struct RunningConfig {
     pub networks: BTreeMap<Vip, Network>,
     /// The default VRF's peers by name; with their address, where the name is one.
     pub peers: BTreeMap<String, Option<IpAddr>>,
+    /// BFD watches some peer.
+    pub bfd: bool,
     /// The route-maps of ours that are defined.
     pub maps: BTreeSet<FrrMap>,
     /// Those among them that some line uses.
@@ -113,6 +116,7 @@ impl RunningConfig {
 
     /// Takes the statements that make a peer: `neighbor ADDRESS …`, `neighbor IFNAME interface …`. A peer group is none.
     fn neighbor(&mut self, name: &str, rest: &[&str]) {
+        self.bfd |= rest.first() == Some(&"bfd");
         let address = name.parse().ok();
         if address.is_some() || rest.first() == Some(&"interface") {
             self.peers.insert(name.to_owned(), address);
@@ -174,7 +178,9 @@ impl RunningConfig {
         let peers = configured.chain(dynamic).map(|(name, address)| PeerView {
             name: name.clone(),
             address,
-            established: sessions.established(name),
+            established: sessions.since(name).is_some(),
+            since: sessions.since(name).and_then(UnixSeconds::new),
+            bfd: sessions.bfd.get(name).copied(),
         });
         Ok(BgpView {
             generation,
@@ -287,8 +293,10 @@ fn host_prefix(prefix: &str, rest: &[&str]) -> Option<Vip> {
 /// The sessions of the unicast families: `show bgp summary json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sessions {
-    /// Whether the session is Established, by peer.
-    pub peers: BTreeMap<String, bool>,
+    /// By peer, since when its session is Established, in seconds since 1970 (0: nobody says); `None` while it is not.
+    pub peers: BTreeMap<String, Option<u32>>,
+    /// By peer that BFD watches, whether it finds it up.
+    pub bfd: BTreeMap<String, bool>,
 }
 
 impl Sessions {
@@ -302,15 +310,27 @@ impl Sessions {
         for (_, family) in families.into_iter().filter(|(name, _)| name.ends_with("Unicast")) {
             let family: FamilySummary = serde_json::from_value(family)?;
             for (name, peer) in family.peers {
-                *peers.entry(name).or_default() |= peer.state == "Established";
+                let since = (peer.state == "Established").then_some(peer.since);
+                let known: &mut Option<u32> = peers.entry(name).or_default();
+                *known = known.or(since);
             }
         }
-        Ok(Self { peers })
+        Ok(Self { peers, bfd: BTreeMap::new() })
     }
 
-    fn established(&self, peer: &str) -> bool {
-        self.peers.get(peer).copied().unwrap_or_default()
+    fn since(&self, peer: &str) -> Option<u32> {
+        self.peers.get(peer).copied().flatten()
     }
+}
+
+/// Reads `show bgp neighbors json`: of each peer that BFD watches, whether it finds it up.
+///
+/// # Errors
+/// When it is not the JSON it should be.
+pub fn bfd(text: &str) -> Result<BTreeMap<String, bool>, serde_json::Error> {
+    let neighbors: BTreeMap<String, serde_json::Value> = serde_json::from_str(text)?;
+    let up = |neighbor: &serde_json::Value| Some(neighbor.get("peerBfdInfo")?.get("status")?.as_str()? == "Up");
+    Ok(neighbors.iter().filter_map(|(name, neighbor)| Some((name.clone(), up(neighbor)?))).collect())
 }
 
 #[derive(Deserialize)]
@@ -323,6 +343,8 @@ struct FamilySummary {
 struct PeerSummary {
     #[serde(default)]
     state: String,
+    #[serde(default, rename = "peerUptimeEstablishedEpoch")]
+    since: u32,
 }
 
 /// Reads `show bgp ipv4|ipv6 unicast PREFIX json`: what the RIB holds for one prefix. `{}` when there is none.
@@ -331,11 +353,12 @@ struct PeerSummary {
 /// When it is not the JSON it should be.
 pub fn rib(text: &str) -> Result<RibState, serde_json::Error> {
     let entry: RibEntry = serde_json::from_str(text)?;
-    let local = |path: &&RibPath| path.sourced && path.valid;
+    let local = entry.paths.iter().find(|path| path.sourced && path.valid);
     Ok(RibState {
-        valid: entry.paths.iter().any(|path| local(&path)),
-        best: entry.paths.iter().filter(local).any(|path| path.bestpath.overall),
-        advertised_to: u32::try_from(entry.advertised_to.len()).unwrap_or(u32::MAX),
+        valid: local.is_some(),
+        best: local.is_some_and(|path| path.bestpath.overall),
+        since: local.and_then(|path| UnixSeconds::new(path.last_update.epoch)),
+        advertised_to: Arc::new(entry.advertised_to.into_keys().collect()),
     })
 }
 
@@ -356,6 +379,14 @@ struct RibPath {
     sourced: bool,
     #[serde(default)]
     bestpath: BestPath,
+    #[serde(default, rename = "lastUpdate")]
+    last_update: LastUpdate,
+}
+
+#[derive(Default, Deserialize)]
+struct LastUpdate {
+    #[serde(default)]
+    epoch: u32,
 }
 
 #[derive(Default, Deserialize)]
@@ -417,13 +448,15 @@ mod tests {
         assert_eq!(view.modes, PerFamily { v4: Mode::Dynamic, v6: Mode::Dynamic });
         assert_eq!(view.networks, BTreeMap::from([(vip("10.9.9.9"), Network::PLAIN)]));
         let address = Some("192.0.2.1".parse().unwrap());
-        assert_eq!(
-            view.peers,
-            [
-                PeerView { name: "192.0.2.1".to_owned(), address, established: true },
-                PeerView { name: "eth1".to_owned(), address: None, established: true },
-            ]
-        );
+        let peer = |index: usize, name: &str, address| PeerView {
+            name: name.to_owned(),
+            address,
+            established: true,
+            since: view.peers[index].since,
+            bfd: None,
+        };
+        assert_eq!(view.peers, [peer(0, "192.0.2.1", address), peer(1, "eth1", None)]);
+        assert!(view.peers.iter().all(|peer| peer.since.is_some()));
         assert_eq!(RunningConfig::parse(ESTABLISHED).maps, [FrrMap::PLAIN].into());
     }
 
@@ -505,13 +538,25 @@ mod tests {
     #[test]
     fn the_rib_tells_of_our_own_paths() {
         let advertised = rib(include_str!("fixtures/rib-advertised.json")).unwrap();
-        assert_eq!(advertised, RibState { valid: true, best: true, advertised_to: 2 });
+        let peers = ["192.0.2.1", "eth1"].map(str::to_owned).to_vec();
+        let since = advertised.since;
+        assert_eq!(advertised, RibState { valid: true, best: true, since, advertised_to: peers.into() });
+        assert!(since.is_some());
         let inaccessible = rib(include_str!("fixtures/rib-inaccessible.json")).unwrap();
         assert_eq!(inaccessible, RibState::default());
         assert_eq!(rib("{\n}\n").unwrap(), RibState::default());
         let learned = r#"{"paths":[{"valid":true,"bestpath":{"overall":true}},{"valid":true,"sourced":true}]}"#;
-        assert_eq!(rib(learned).unwrap(), RibState { valid: true, best: false, advertised_to: 0 });
+        assert_eq!(rib(learned).unwrap(), RibState { valid: true, ..RibState::default() });
         assert!(rib("nonsense").is_err());
+    }
+
+    #[test]
+    fn bfd_tells_of_the_peers_that_it_watches() {
+        let text = r#"{"eth1":{"bgpState":"Established","peerBfdInfo":{"type":"single hop","status":"Up"}},
+            "eth2":{"peerBfdInfo":{"status":"Down"}},"eth3":{"bgpState":"Idle"},"vrfId":0}"#;
+        let told = [("eth1", true), ("eth2", false)].map(|(name, up)| (name.to_owned(), up));
+        assert_eq!(bfd(text).unwrap(), told.into());
+        assert!(bfd("% No BGP neighbors found").is_err());
     }
 
     #[test]

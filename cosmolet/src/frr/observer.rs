@@ -2,6 +2,7 @@
 //!
 //! Owns the session that reads. Never changes bgpd's configuration itself.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,10 +18,13 @@ use super::rib::Schedule;
 use super::vty::{Line, Reply, Session, Status};
 use super::{Options, Request};
 use crate::engine::event::Event;
-use crate::engine::observed::{BgpFault, BgpState, BgpView, RibReport, RibState};
+use crate::engine::observed::{BgpFault, BgpState, BgpView, PeerNames, RibReport, RibState, steady};
 
 const RUNNING_CONFIG: Line = Line::fixed("show running-config");
 const SUMMARY: Line = Line::fixed("show bgp summary json");
+const NEIGHBORS: Line = Line::fixed("show bgp neighbors json");
+/// With more peers than these BFD is not asked for: the answer has 5 kB for each.
+const MOST_NEIGHBORS: usize = 16;
 
 /// How long the quick polls last after bgpd went away or came back.
 const QUICK: Duration = Duration::from_secs(5);
@@ -80,11 +84,28 @@ pub(super) struct Memory {
     /// When bgpd was last seen to go or come.
     changed: Instant,
     rib: Schedule,
+    peers: Shared,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { generation: 0, told: None, outdated: false, changed: Instant::now(), rib: Schedule::default() }
+        let (rib, peers) = (Schedule::default(), Shared::default());
+        Self { generation: 0, told: None, outdated: false, changed: Instant::now(), rib, peers }
+    }
+}
+
+/// The sets of peers that VIPs are advertised to, each held once: ten thousand VIPs have one or two of them.
+#[derive(Default)]
+struct Shared(BTreeSet<PeerNames>);
+
+impl Shared {
+    fn share(&mut self, names: &mut PeerNames) {
+        if let Some(known) = self.0.get(names) {
+            *names = Arc::clone(known);
+            return;
+        }
+        self.0.retain(|known| Arc::strong_count(known) > 1);
+        self.0.insert(Arc::clone(names));
     }
 }
 
@@ -194,7 +215,12 @@ impl Observer {
     async fn read(&mut self, session: &mut Session, cadence: &mut Cadence) -> Result<Duration, End> {
         let quiet = self.applier.quiet();
         let replies = session.ask_all(&[RUNNING_CONFIG, SUMMARY]).await?;
-        let (config, sessions) = understand(&replies)?;
+        let (config, mut sessions) = understand(&replies)?;
+        if config.bfd && sessions.peers.len() <= MOST_NEIGHBORS {
+            let reply = session.ask(&NEIGHBORS).await?;
+            // What BFD finds is shown and decides nothing: without it all goes on.
+            sessions.bfd = observe::bfd(&reply.text).unwrap_or_default();
+        }
         if !cadence.answered {
             cadence.answered = true;
             self.memory.changed = Instant::now();
@@ -246,13 +272,25 @@ impl Observer {
         }
         let vips = self.memory.rib.take(Instant::now());
         let replies = session.ask_all(&vips.iter().copied().map(Line::prefix_query).collect::<Vec<_>>()).await?;
-        let reports = vips.into_iter().zip(&replies).map(|(vip, reply)| Ok(RibReport { vip, rib: rib_state(reply)? }));
+        let peers = &mut self.memory.peers;
+        let report = |(vip, reply)| {
+            let mut rib = rib_state(reply)?;
+            peers.share(&mut rib.advertised_to);
+            Ok(RibReport { vip, rib })
+        };
+        let reports = vips.into_iter().zip(&replies).map(report);
         let reports = reports.collect::<Result<Vec<_>, FrrError>>()?;
         self.events.send(Event::Rib(reports)).await.map_err(|_closed| End::Finished)
     }
 
     /// True if that was news.
-    async fn tell_up(&mut self, view: BgpView) -> Result<bool, Finished> {
+    async fn tell_up(&mut self, mut view: BgpView) -> Result<bool, Finished> {
+        if let Some(BgpState::Up(told)) = &self.memory.told {
+            for peer in &mut view.peers {
+                let before = told.peers.iter().find(|other| other.name == peer.name);
+                peer.since = steady(peer.since, before.and_then(|before| before.since));
+            }
+        }
         self.admission
             .send_replace(Admission::Open { foreign: Arc::new(observe::foreign(&view.networks)), asn: view.asn });
         self.tell(BgpState::Up(view)).await

@@ -3,10 +3,12 @@
 //! Owns the listener and the routes. Reads the book; asks the control loop for one thing, the explanation of a VIP, and never
 //! waits for it for long.
 
+mod bgp;
 pub mod explain;
 mod page;
 pub mod status;
 mod transitions;
+pub mod troubles;
 pub mod vips;
 
 use std::net::{IpAddr, SocketAddr};
@@ -28,7 +30,7 @@ use crate::engine::types::{Timestamp, Vip};
 use crate::metrics::Metrics;
 use crate::questions::Asker;
 use explain::Explain;
-use status::Status;
+use status::{NodeStatus, Status};
 
 /// A control loop that has not turned for so long hangs: it turns at least once a second.
 const HANGS_AFTER: Duration = Duration::from_secs(10);
@@ -136,7 +138,7 @@ async fn whole_status(State(shared): State<Shared>) -> Response {
 }
 
 async fn node(State(shared): State<Shared>) -> Response {
-    json(move || serde_json::to_vec(&Status::without_vips(&shared.book))).await
+    json(move || serde_json::to_vec(&NodeStatus::of(&shared.book))).await
 }
 
 async fn advertised(State(shared): State<Shared>) -> Response {

@@ -2,11 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::since_1970;
+pub use super::bgp::{BgpStatus, PeerRow, RibRow};
+use super::troubles::troubles;
+use super::{bgp, since_1970};
 use crate::book::{Book, PortTraffic, Row, Summary, Told};
 use crate::engine::event::{Handshakes, TrafficCounts};
 use crate::engine::intent::VipHealth;
-use crate::engine::observed::{BgpState, Owner, ProberState, ProgramsState};
+use crate::engine::observed::{Owner, ProberState, ProgramsState};
 use crate::engine::status::{ClaimStatus, VipStatus};
 use crate::engine::types::{Port, Timestamp, Vip};
 use crate::engine::{Transition, event::SourceState};
@@ -46,6 +48,25 @@ pub struct Status {
     pub transitions: Vec<TransitionRow>,
 }
 
+/// The answer of `/api/v1/node`: the same without VIPs, and what is wrong with the node.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct NodeStatus {
+    /// The rest.
+    #[serde(flatten)]
+    pub status: Status,
+    /// A sentence for each trouble; those of single VIPs are not in it.
+    pub troubles: Vec<String>,
+}
+
+impl NodeStatus {
+    /// Reads the book.
+    #[must_use]
+    pub fn of(book: &Book) -> Self {
+        let status = Status::without_vips(book);
+        Self { troubles: troubles(&status), status }
+    }
+}
+
 /// An annotation of a Service that is ignored or deprecated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AnnotationNotice {
@@ -79,34 +100,6 @@ pub struct FunctionStatus {
     pub state: String,
     /// Why the last attempt failed.
     pub error: Option<String>,
-}
-
-/// FRR.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct BgpStatus {
-    /// `up`, `down` or `disabled`.
-    pub state: String,
-    /// Why it is down, in a word.
-    pub reason: Option<String>,
-    /// Why it is down, in a sentence.
-    pub error: Option<String>,
-    /// The local AS number.
-    pub asn: Option<u32>,
-    /// `connected` or `dynamic`.
-    pub ipv4_mode: Option<String>,
-    /// `connected` or `dynamic`.
-    pub ipv6_mode: Option<String>,
-    /// The peers.
-    pub peers: Vec<PeerRow>,
-}
-
-/// A BGP peer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PeerRow {
-    /// As FRR names it.
-    pub name: String,
-    /// The session is Established.
-    pub established: bool,
 }
 
 /// The data plane.
@@ -203,17 +196,6 @@ pub struct RefusedRow {
     pub reason: String,
     /// One sentence.
     pub explanation: String,
-}
-
-/// What FRR's RIB holds for a VIP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RibRow {
-    /// A valid path of this node is there.
-    pub valid: bool,
-    /// It is the best one.
-    pub best: bool,
-    /// Peers that it is advertised to.
-    pub advertised_to: u32,
 }
 
 /// A Service that claims a VIP.
@@ -366,14 +348,14 @@ impl Status {
 
     /// The same, and no VIP in it.
     #[must_use]
-    pub fn without_vips(book: &Book) -> Self {
+    fn without_vips(book: &Book) -> Self {
         let now = book.now();
         let summary = book.summary();
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: seconds(now.since_start()),
             source: source(&summary),
-            bgp: bgp(&summary.bgp),
+            bgp: bgp::bgp(&summary.bgp),
             traffic: traffic(&summary),
             kubernetes: summary.told.iter().map(|(function, told)| function_row(function, told)).collect(),
             services: summary.services,
@@ -430,38 +412,6 @@ fn function_row(function: &str, told: &Told) -> FunctionStatus {
     FunctionStatus { function: function.to_owned(), state: told.state.to_owned(), error: told.error.clone() }
 }
 
-fn bgp(state: &BgpState) -> BgpStatus {
-    let mut status = BgpStatus {
-        state: "disabled".to_owned(),
-        reason: None,
-        error: None,
-        asn: None,
-        ipv4_mode: None,
-        ipv6_mode: None,
-        peers: Vec::new(),
-    };
-    match state {
-        BgpState::Disabled => {}
-        BgpState::Down(fault) => {
-            status.state = "down".to_owned();
-            status.reason = Some(fault.as_str().to_owned());
-            status.error = Some(fault.to_string());
-        }
-        BgpState::Up(view) => {
-            status.state = "up".to_owned();
-            status.asn = Some(view.asn);
-            status.ipv4_mode = Some(view.modes.v4.to_string());
-            status.ipv6_mode = Some(view.modes.v6.to_string());
-            let row = |peer: &crate::engine::observed::PeerView| PeerRow {
-                name: peer.name.clone(),
-                established: peer.established,
-            };
-            status.peers = view.peers.iter().map(row).collect();
-        }
-    }
-    status
-}
-
 fn traffic(summary: &Summary) -> TrafficStatus {
     let (interfaces, control_plane_alone) = match &summary.programs {
         ProgramsState::Running(interfaces) => (interfaces.clone(), None),
@@ -512,7 +462,7 @@ pub(super) fn vip_row(vip: Vip, status: &VipStatus, row: &Row, now: Timestamp) -
             set: attributes.set,
         }),
         drain_left_seconds: status.drain_ends.as_ref().map(|ends| seconds(ends.since(now))),
-        rib: status.rib.map(|rib| RibRow { valid: rib.valid, best: rib.best, advertised_to: rib.advertised_to }),
+        rib: status.rib.as_ref().map(bgp::rib),
         last_error: status.last_error.clone(),
         ejection_refused: status.ejection_refused.map(|refused| RefusedRow {
             reason: refused.as_str().to_owned(),

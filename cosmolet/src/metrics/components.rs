@@ -163,5 +163,10 @@ fn sessions(summary: &Summary, encoder: &mut DescriptorEncoder<'_>) -> Result<()
         let labels = [("peer", peer.name.as_str())];
         ConstGauge::new(i64::from(peer.established)).encode(family.encode_family(&labels)?)?;
     }
+    let help = "1 while BFD finds a peer up; no series where BFD does not watch it";
+    let mut family = encoder.encode_descriptor("bgp_peer_bfd_up", help, None, MetricType::Gauge)?;
+    for (peer, up) in view.peers.iter().filter_map(|peer| Some((peer, peer.bfd?))) {
+        ConstGauge::new(i64::from(up)).encode(family.encode_family(&[("peer", peer.name.as_str())])?)?;
+    }
     Ok(())
 }

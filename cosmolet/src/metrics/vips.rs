@@ -39,9 +39,11 @@ impl Collector for Vips {
         gauge(&rows, &mut encoder, "vip_advertised", "1 while the VIP is advertised from this node", advertised)?;
         let held = |row: &VipStatus| i64::from(row.loopback == Some(Owner::Ours));
         gauge(&rows, &mut encoder, "vip_on_loopback", "1 while cosmolet's address is on the loopback", held)?;
-        let valid = |row: &VipStatus| i64::from(row.rib.is_some_and(|rib| rib.valid));
+        let valid = |row: &VipStatus| i64::from(row.rib.as_ref().is_some_and(|rib| rib.valid));
         gauge(&rows, &mut encoder, "vip_in_rib", "1 while FRR's RIB holds a valid path of this node", valid)?;
-        let peers = |row: &VipStatus| row.rib.map_or(0, |rib| i64::from(rib.advertised_to));
+        let peers = |row: &VipStatus| {
+            row.rib.as_ref().map_or(0, |rib| i64::try_from(rib.advertised_to.len()).unwrap_or(i64::MAX))
+        };
         gauge(&rows, &mut encoder, "vip_peers", "Peers that FRR advertises the VIP to", peers)?;
         ready(&rows, &mut encoder)?;
         verdicts(&rows, &mut encoder)?;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::plan::{self, DATA_CENTRES, Device, EDGE, Role};
 use super::{Clos, LIMIT, wait_answers};
@@ -178,8 +178,26 @@ impl<'a> Story<'a> {
         let gone = self.seen("dc1-node1 – dc1-leaf1 drops all, silently", "dc1-leaf1, by BFD", since, |clos| {
             clos.wait_peers(leaf, since, &[Device { index: 2, ..node }])
         })?;
+        self.told_by_bfd(node)?;
         let back = self.whole_again("the link is mended", |clos| clos.mend(leaf, node))?;
         Ok(vec![gone, back])
+    }
+
+    /// The node's daemon says which leaf BFD does not find, and that the other alone hears of the VIPs.
+    fn told_by_bfd(&mut self, node: Device) -> Result<()> {
+        let (lost, kept) = (leaf(node.dc, 1).name(), leaf(node.dc, 2).name());
+        wait::until_true(&format!("{} tells of BFD", node.name()), LIMIT, || {
+            let status = self.clos.daemon(node)?.status()?;
+            let peers = status["bgp"]["peers"].as_array().context("no peers")?;
+            let bfd = |name: &str| peers.iter().find(|peer| peer["name"] == name).map(|peer| &peer["bfd"]);
+            ensure!(
+                bfd(&lost).is_some_and(|bfd| bfd == "down") && bfd(&kept).is_some_and(|bfd| bfd == "up"),
+                "{peers:?}"
+            );
+            let rows = status["vips"].as_array().context("no VIPs")?;
+            ensure!(rows.iter().all(|row| row["rib"]["peers"] == json!([kept])), "{rows:?}");
+            Ok(true)
+        })
     }
 
     fn leaf_killed(&mut self) -> Result<Vec<Step>> {

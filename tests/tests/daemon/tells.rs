@@ -1,6 +1,6 @@
 //! What the daemon tells: command line, HTTP, metrics, logs; and the configurations in which it does less.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use cosmolet_tests::client::{Client, Load};
@@ -19,6 +19,7 @@ fn it_tells_what_it_does() -> Result<()> {
     write_service(&stage, "down", &[vip4(2)], vec![endpoint(&stage, vip4(2), State::NotReady)])?;
     stage.wait_status(0, vip4(2), "withdrawn", |row| row["state"] == "withdrawn")?;
     stage.wait_status(0, vip4(1), "in the RIB of both peers", |row| row["rib"]["advertised_to"] == 2)?;
+    peers_and_ages(&stage)?;
     let client = Client::start(&stage.fabric.client, Load::new(targets().to_vec()))?;
     stage.wait_status(0, vip6(1), "traffic", |row| row["traffic"][0]["total"]["handshakes"].as_u64() > Some(20))?;
     drop(client);
@@ -27,6 +28,23 @@ fn it_tells_what_it_does() -> Result<()> {
     logs(&stage)?;
     not_there(&mut stage)?;
     only_the_loopback(&mut stage)
+}
+
+/// Which peers hear of a VIP and since when it is in the RIB, and the age of each session: by FRR's clock, which is the machine's.
+fn peers_and_ages(stage: &Stage) -> Result<()> {
+    let row = stage.row(0, vip4(1))?.context("no row")?;
+    let peers = row["rib"]["peers"].as_array().context("no peers")?;
+    ensure!(peers.len() == 2 && peers.contains(&Value::from("10.1.1.1")), "{peers:?}");
+    let status = stage.daemons[0].status()?;
+    let sessions = status["bgp"]["peers"].as_array().context("no sessions")?;
+    let ages = sessions.iter().map(|peer| &peer["since"]).chain([&row["rib"]["since"]]);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    for since in ages {
+        let since = since.as_u64().with_context(|| format!("no age: {sessions:?} {row}"))?;
+        ensure!(now.abs_diff(since) < 600, "{since} is not about {now}");
+    }
+    ensure!(sessions.iter().all(|peer| peer["bfd"].is_null()), "nobody asked for BFD: {sessions:?}");
+    Ok(())
 }
 
 /// One line for each VIP, and the same as JSON.

@@ -130,12 +130,12 @@ impl Watched {
     }
 
     /// Waits until the RIB's state of each VIP is as `wanted`, which may come in one report or several.
-    async fn rib(&mut self, vips: &[Vip], wanted: impl Fn(RibState) -> bool) -> Result<RibState> {
+    async fn rib(&mut self, vips: &[Vip], wanted: impl Fn(&RibState) -> bool) -> Result<RibState> {
         let mut missing: BTreeSet<Vip> = vips.iter().copied().collect();
         let pick = |event| match event {
             Event::Rib(reports) => {
-                let fits = reports.iter().filter(|report| wanted(report.rib));
-                let last = fits.filter(|report| missing.remove(&report.vip)).last()?.rib;
+                let fits = reports.iter().filter(|report| wanted(&report.rib));
+                let last = fits.filter(|report| missing.remove(&report.vip)).last()?.rib.clone();
                 missing.is_empty().then_some(last)
             }
             _ => None,

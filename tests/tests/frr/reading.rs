@@ -89,7 +89,7 @@ async fn a_vip_that_is_not_on_the_loopback_is_not_valid() -> Result<()> {
     node.add_loopback(vip)?;
     watched.handle.watch_rib(vec![vip], true);
     let state = watched.rib(&[vip], |rib| rib.best).await?;
-    assert_eq!(state, RibState { valid: true, best: true, advertised_to: 0 });
+    assert!(state.valid && state.since.is_some() && state.advertised_to.is_empty(), "{state:?}");
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::{in_namespace, ip};
 
 fn peer(name: &str) -> PeerView {
-    PeerView { name: name.to_owned(), address: name.parse().ok(), established: true }
+    PeerView { name: name.to_owned(), address: name.parse().ok(), established: true, ..PeerView::default() }
 }
 
 /// Makes a veth pair and gives this end an address and a carrier.

@@ -74,7 +74,7 @@ pub(super) fn node(config: Option<&Config>, frr: Option<&Frr>) -> Result<Node> {
 /// FRR's peers as the uplinks are found by them.
 fn peers(running: &str) -> Vec<PeerView> {
     let peers: BTreeMap<_, _> = RunningConfig::parse(running).peers;
-    peers.into_iter().map(|(name, address)| PeerView { name, address, established: false }).collect()
+    peers.into_iter().map(|(name, address)| PeerView { name, address, ..PeerView::default() }).collect()
 }
 
 /// An interface's name may have dots, which are then no slashes: the value is what stands last.

@@ -13,10 +13,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use super::table::printable;
-use super::troubles::troubles;
 use super::{TROUBLE, client, print};
 use crate::args::{Checks, Output};
 use crate::config::Config;
+use crate::http::troubles::troubles;
 use finding::{Finding, Findings, Verdict};
 
 /// The exit code where there is advice at most.

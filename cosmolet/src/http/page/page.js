@@ -217,10 +217,12 @@ function tellNode(node) {
   say(at('node'), node.node);
   document.title = `${node.node} · cosmolet`;
   const peers = node.bgp.peers.filter((peer) => peer.established).length;
+  const watched = node.bgp.peers.filter((peer) => peer.bfd).length;
+  const alive = node.bgp.peers.filter((peer) => peer.bfd === 'up').length;
   const modes = [node.bgp.ipv4_mode && `IPv4 ${node.bgp.ipv4_mode}`, node.bgp.ipv6_mode && `IPv6 ${node.bgp.ipv6_mode}`];
   const facts = [
     ['FRR', node.bgp.state === 'up' ? `AS ${node.bgp.asn}, ${modes.filter(Boolean).join(', ')}` : node.bgp.state],
-    ['Peers', node.bgp.state === 'up' ? `${peers} of ${node.bgp.peers.length} established` : '–'],
+    ['Peers', node.bgp.state === 'up' ? `${peers} of ${node.bgp.peers.length} established${watched ? `, BFD up with ${alive} of ${watched}` : ''}` : '–'],
     ['Services', `${node.services} from ${node.source.kind}, ${node.source.state}`],
     ['Traffic verdict', node.traffic.mode],
     ['Counted on', node.traffic.interfaces.join(', ') || 'nothing'],
@@ -233,21 +235,10 @@ function tellNode(node) {
     list.replaceChildren(...facts.map(([name]) => make('div', {}, make('dt', {}, name), make('dd'))));
   }
   facts.forEach(([, value], index) => say(list.children[index].lastChild, value));
-  const troubles = [
-    node.drained && 'This node is drained: cosmolet undrain takes it back.',
-    node.source.error && `Services: ${node.source.error}`,
-    node.bgp.error && `FRR: ${node.bgp.error}`,
-    ...node.bgp.peers.filter((peer) => !peer.established).map((peer) => `FRR: the session with ${peer.name} is not established`),
-    node.traffic.mode !== 'off' && node.traffic.control_plane_alone && `Traffic is not counted: ${node.traffic.control_plane_alone}`,
-    node.traffic.mode !== 'off' && node.traffic.no_probes && `Probes: ${node.traffic.no_probes}`,
-    node.traffic.node_suspect && 'The handshakes of most VIPs with traffic fail: it is this node, or what it is judged by.',
-    ...node.kubernetes.filter((one) => one.error).map((one) => `kubernetes.${one.function}: ${one.error}`),
-    ...node.manifest_problems.map((one) => `${one.file}: ${one.problem}`),
-    ...node.unusable_addresses.map((one) => `${one.service}: ${one.address}: ${one.reason}`),
-    ...node.annotation_notices.map((one) => `${one.service}: ${one.notice}`),
-  ].filter(Boolean);
-  const shown = troubles.slice(0, 20);
-  if (troubles.length > shown.length) shown.push(`and ${troubles.length - shown.length} more: cosmolet status`);
+  const shown = [
+    ...(node.drained ? ['This node is drained: cosmolet undrain takes it back.'] : []),
+    ...node.troubles,
+  ];
   const box = at('troubles');
   if (shown.join('\n') !== [...box.children].map((item) => item.textContent).join('\n')) {
     box.replaceChildren(...shown.map((text) => make('li', {}, text)));
@@ -287,12 +278,13 @@ function pairs(list) {
 
 function chapters({ status, services, would_change, transitions, inputs }) {
   const seconds = (value) => (value === null || value === undefined ? null : `${value.toFixed(0)} s`);
-  const rib = status.rib && (status.rib.valid ? `valid${status.rib.best ? ', best' : ''}, advertised to ${status.rib.advertised_to} peers` : 'no valid path');
+  const rib = status.rib && (status.rib.valid ? `valid${status.rib.best ? ', best' : ''}, advertised to ${status.rib.peers.join(', ') || 'nobody'}` : 'no valid path');
   const there = pairs([
     ['for', ago(status.since_seconds)],
     ['loopback', `${status.loopback ?? 'not there'}${status.lease_left_seconds === null ? '' : `, lease for ${seconds(status.lease_left_seconds)} more`}`],
     ['network', status.mode === 'connected' ? 'none: connected routes are redistributed' : status.network ?? 'not there'],
     ['RIB', rib ?? 'not read yet'],
+    ['in the RIB since', status.rib?.since && new Date(status.rib.since * 1000).toLocaleString()],
     ['attributes', status.attributes && `${status.attributes.wanted}${status.attributes.set ? '' : ' (not set)'}`],
     ['last error', status.last_error],
     ['not withdrawn', status.ejection_refused?.explanation],

@@ -1,6 +1,6 @@
 //! What is wrong with a daemon, from its status: each sentence says what and where. Pure.
 
-use crate::http::status::{Status, VipRow};
+use super::status::{PeerRow, Status, VipRow};
 
 /// How long a step between decision and effect may take before it is trouble, in seconds.
 const PATIENCE: f64 = 5.0;
@@ -75,7 +75,11 @@ fn bgp(status: &Status) -> Vec<String> {
         return vec!["FRR: it has no BGP peer; nobody hears of the VIPs".to_owned()];
     }
     let down = bgp.peers.iter().filter(|peer| !peer.established);
-    capped(down.map(|peer| format!("FRR: the BGP session with {} is down", peer.name)), "sessions")
+    let sentence = |peer: &PeerRow| {
+        let bfd = if peer.bfd.as_deref() == Some("down") { ", and BFD does not find it" } else { "" };
+        format!("FRR: the BGP session with {} is down{bfd}", peer.name)
+    };
+    capped(down.map(sentence), "sessions")
 }
 
 /// The traffic verdict would withdraw it, and the guard does not let it.
@@ -114,7 +118,7 @@ fn is_advertised(vip: &VipRow) -> bool {
 
 /// Done on this node, but not seen beyond it.
 fn invisible(vip: &VipRow, status: &Status) -> Option<String> {
-    let rib = vip.rib.filter(|_| is_advertised(vip) && vip.since_seconds > RIB_PATIENCE)?;
+    let rib = vip.rib.as_ref().filter(|_| is_advertised(vip) && vip.since_seconds > RIB_PATIENCE)?;
     let heard = status.bgp.peers.iter().any(|peer| peer.established);
     if !rib.valid {
         Some(format!("VIP {}: advertised, but FRR's RIB has no valid path of this node", vip.vip))
@@ -254,7 +258,7 @@ mod tests {
     fn what_the_rib_does_not_show_is_told_once_it_should() {
         let rib = |valid, advertised_to, since| {
             move |status: &mut Status| {
-                status.vips[0].rib = Some(RibRow { valid, best: valid, advertised_to });
+                status.vips[0].rib = Some(RibRow { valid, best: valid, since: None, advertised_to, peers: Vec::new() });
                 status.vips[0].since_seconds = since;
             }
         };
