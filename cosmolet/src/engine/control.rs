@@ -1,6 +1,7 @@
 //! The control plane's half of the engine: Services, the node, its pods, and the decision they lead to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::attributes::Route;
 use super::engine::{Engine, Timer, Transition};
@@ -108,7 +109,7 @@ impl Engine {
             let pods = &self.pods;
             let healthy = |pod: &PodKey| pods.get(pod).is_none_or(|record| record.healthy(now));
             let control = view.control_plane(*claim, healthy);
-            let (service, kind, ports) = (view.key.clone(), claim.kind, view.ports.clone());
+            let (service, kind, ports) = (view.key.clone(), claim.kind, Arc::clone(&view.ports));
             let (traffic, prove, proof) = (TrafficHealth::default(), view.prove, Proof::default());
             let policy = view.policy;
             let endpoints = || view.usable_local(*claim, healthy);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::intent::Decision;
 use super::observed::{BgpState, LoopbackAddress, Network, Observed, Owner, ProgramsState};
 use super::plan::{Hold, Step};
-use super::types::{Family, Mode, Timestamp, Vip};
+use super::types::{Family, Mode, Ports, Timestamp, Vip};
 use super::vip::VipEntry;
 
 /// What the difference depends on besides the VIP itself.
@@ -62,7 +62,7 @@ fn counting(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &
     }
     let counted = context.observed.tracked.get(&vip);
     let refused = matches!(entry.decision, Some(Decision::Withdraw(super::intent::WithdrawReason::Refused(_))));
-    let wanted = if refused { Vec::new() } else { entry.ports() };
+    let wanted = if refused { Ports::default() } else { entry.ports() };
     match counted {
         None if wanted.is_empty() => {}
         Some(_) if wanted.is_empty() => difference.steps.push(Step::UntrackVip(vip)),

@@ -28,7 +28,7 @@ fn service(remote: u32) -> Event {
         key: ObjectKey::new("d", "web"),
         vips: vec![VipClaim { vip: vip(), kind: VipKind::LoadBalancer, scope: EndpointScope::Local }],
         refused: Vec::new(),
-        ports: vec![PORT],
+        ports: [PORT].into(),
         terminating: Terminating::Serving,
         prove: super::proof::Prove::Never,
         policy: TrafficPolicy::default(),

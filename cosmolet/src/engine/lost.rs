@@ -126,7 +126,7 @@ mod tests {
             key: ObjectKey::new("d", "web"),
             vips: (0..vips).map(claim).collect(),
             refused: Vec::new(),
-            ports: vec![Port { protocol: Protocol::Tcp, number: 80 }],
+            ports: [Port { protocol: Protocol::Tcp, number: 80 }].into(),
             terminating: Terminating::Serving,
             prove: super::super::proof::Prove::Wait,
             policy: super::super::traffic::TrafficPolicy::default(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attributes::MapName;
-use super::types::{Mode, PerFamily, Port, Vip};
+use super::types::{Mode, PerFamily, Ports, Vip};
 
 /// What netlink tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -272,7 +272,7 @@ pub struct Observed {
     /// The wire-true probe.
     pub prober: ProberState,
     /// The VIPs and ports that the programs count.
-    pub tracked: BTreeMap<Vip, Vec<Port>>,
+    pub tracked: BTreeMap<Vip, Ports>,
 }
 
 impl Default for Observed {

@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use super::attributes::Route;
-use super::types::{Family, Port, Vip};
+use super::types::{Family, Ports, Vip};
 
 /// One effect.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
     /// Counts the VIP's traffic on these ports from now on; replaces the ports it had.
-    TrackVip(Vip, Vec<Port>),
+    TrackVip(Vip, Ports),
     /// Puts the VIP on the loopback, or renews its lease.
     AddAddress(Vip, Hold),
     /// Adds our `network` statement, or gives it another route-map.

@@ -59,7 +59,7 @@ impl Story {
             key: ObjectKey::new("d", "web"),
             vips: vec![VipClaim { vip: vip(), kind: VipKind::LoadBalancer, scope: EndpointScope::Local }],
             refused: Vec::new(),
-            ports: vec![Port { protocol, number: 80 }],
+            ports: [Port { protocol, number: 80 }].into(),
             terminating: Terminating::Serving,
             prove,
             policy: TrafficPolicy::default(),

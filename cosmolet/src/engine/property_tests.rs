@@ -19,7 +19,7 @@ use super::service::{
     Terminating, VipClaim, VipKind,
 };
 use super::traffic::{OnFault, SecondKey, TrafficMode, TrafficPolicy};
-use super::types::{Family, Mode, ObjectKey, PerFamily, Port, Protocol, Timestamp, Vip};
+use super::types::{Family, Mode, ObjectKey, PerFamily, Port, Ports, Protocol, Timestamp, Vip};
 use super::{Engine, Settings};
 
 /// Six VIPs: four good, one never allowed, one of the node's own.
@@ -199,7 +199,7 @@ fn service() -> impl Strategy<Value = Event> {
                 key: ObjectKey::new("d", &format!("svc{name}")),
                 vips: vips.into_iter().map(|n| VipClaim { vip: vip(n), kind: VipKind::LoadBalancer, scope }).collect(),
                 refused: Vec::new(),
-                ports: if ports == 0 { Vec::new() } else { vec![port()] },
+                ports: if ports == 0 { Ports::default() } else { [port()].into() },
                 terminating: Terminating::Serving,
                 prove: super::proof::Prove::Wait,
                 policy: TrafficPolicy { evidence, fault },

@@ -37,7 +37,7 @@ fn service(name: &str, ready: usize) -> Event {
         key: ObjectKey::new("d", name),
         vips: vec![VipClaim { vip: vip(), kind: VipKind::LoadBalancer, scope: EndpointScope::Local }],
         refused: Vec::new(),
-        ports: vec![port()],
+        ports: [port()].into(),
         terminating: Terminating::Serving,
         prove: super::proof::Prove::Wait,
         policy: super::traffic::TrafficPolicy::default(),

@@ -9,7 +9,7 @@ use super::attributes::Profile;
 use super::intent::WithdrawReason;
 use super::proof::Prove;
 use super::traffic::TrafficPolicy;
-use super::types::{Family, PerFamily, PodKey, Port, ServiceKey, Vip};
+use super::types::{Family, PerFamily, PodKey, Ports, ServiceKey, Vip};
 
 /// One Service as this node sees it, built from all of its EndpointSlices. Replaced whole, never patched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct ServiceView {
     /// Addresses that never became VIPs, with the reason.
     pub refused: Vec<RefusedAddress>,
     /// The declared ports, without duplicates, in ascending order.
-    pub ports: Vec<Port>,
+    pub ports: Ports,
     /// Whether terminating endpoints that still serve count when no ready one is left (KEP-1669).
     pub terminating: Terminating,
     /// Whether its VIPs wait for a probe to pass before they are advertised.

@@ -37,7 +37,7 @@ fn service(n: u8, endpoints: u8, policy: TrafficPolicy) -> Event {
         key: ObjectKey::new("d", &format!("svc{n}")),
         vips: vec![VipClaim { vip: vip(n), kind: VipKind::LoadBalancer, scope: EndpointScope::Local }],
         refused: Vec::new(),
-        ports: vec![PORT],
+        ports: [PORT].into(),
         terminating: Terminating::Serving,
         prove: super::proof::Prove::Never,
         policy,

@@ -1,5 +1,7 @@
 //! What the engine can tell a person: one row for each VIP.
 
+use std::sync::Arc;
+
 use super::attributes::Route;
 use super::engine::Engine;
 use super::event::SourceState;
@@ -8,7 +10,7 @@ use super::intent::{Decision, VipHealth, WithdrawReason};
 use super::observed::{BgpState, Network, Owner, RibState};
 use super::proof::ProofStatus;
 use super::service::VipKind;
-use super::types::{Mode, Port, ServiceKey, Timestamp, Vip};
+use super::types::{Mode, Ports, ServiceKey, Timestamp, Vip};
 use super::verdict::Verdict;
 use super::vip::VipEntry;
 
@@ -114,7 +116,7 @@ pub struct ClaimStatus {
     /// Where the Service names the VIP.
     pub kind: VipKind,
     /// The ports that the Service declares.
-    pub ports: Vec<Port>,
+    pub ports: Ports,
     /// Its health, from both worlds.
     pub health: VipHealth,
     /// Ready endpoints of the VIP's family on this node, whatever their pods are like.
@@ -198,7 +200,7 @@ impl Engine {
             .map(|claim| ClaimStatus {
                 service: claim.service.clone(),
                 kind: claim.kind,
-                ports: claim.ports.clone(),
+                ports: Arc::clone(&claim.ports),
                 health: if self.node.is_some() { claim.health() } else { VipHealth::Unknown },
                 ready_here: self.services.get(&claim.service).map_or(0, |view| view.ready_here(vip.family())),
                 ejections: claim.traffic.ejections(),

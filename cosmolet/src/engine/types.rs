@@ -154,6 +154,9 @@ pub struct Port {
     pub number: u16,
 }
 
+/// Ports in ascending order, without duplicates. All that speak of those of one Service share them.
+pub type Ports = Arc<[Port]>;
+
 impl Port {
     /// It is one of TCP.
     #[must_use]

@@ -1,5 +1,6 @@
 //! One VIP: who claims it, what was decided, how far it got.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::attributes::Route;
@@ -9,7 +10,7 @@ use super::lost::Lost;
 use super::proof::{Proof, Prove};
 use super::service::VipKind;
 use super::traffic::{OnFault, TrafficHealth, TrafficPolicy, TrafficState};
-use super::types::{FNV_OFFSET, Port, ServiceKey, Timestamp, Vip, fnv};
+use super::types::{FNV_OFFSET, Port, Ports, ServiceKey, Timestamp, Vip, fnv};
 use super::verdict::Verdict;
 
 /// Everything the engine remembers of one VIP.
@@ -46,7 +47,7 @@ pub(super) struct VipEntry {
 pub(super) struct Claim {
     pub(super) service: ServiceKey,
     pub(super) kind: VipKind,
-    pub(super) ports: Vec<Port>,
+    pub(super) ports: Ports,
     pub(super) control: Result<(), WithdrawReason>,
     /// When that was last judged.
     pub(super) control_at: Timestamp,
@@ -174,11 +175,14 @@ impl VipEntry {
     }
 
     /// The ports that its Services declare, in ascending order, without duplicates.
-    pub(super) fn ports(&self) -> Vec<Port> {
+    pub(super) fn ports(&self) -> Ports {
+        if let [claim] = self.claims.as_slice() {
+            return Arc::clone(&claim.ports);
+        }
         let mut ports: Vec<Port> = self.claims.iter().flat_map(|claim| claim.ports.iter().copied()).collect();
         ports.sort_unstable();
         ports.dedup();
-        ports
+        ports.into()
     }
 
     /// When the lease wants to be renewed: every third of it.

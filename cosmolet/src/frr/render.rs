@@ -262,7 +262,7 @@ mod tests {
     fn one_batch_per_family_from_configure_to_end() {
         let steps = [
             Step::advertise(vip("2001:db8::1")),
-            Step::TrackVip(vip("10.0.0.9"), vec![]),
+            Step::TrackVip(vip("10.0.0.9"), [].into()),
             Step::advertise(vip("10.0.0.1")),
             Step::Withdraw(vip("10.0.0.2")),
         ];

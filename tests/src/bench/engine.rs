@@ -165,7 +165,7 @@ fn view(n: u32, condition: EndpointCondition) -> ServiceView {
         key: ServiceKey::new("default", &format!("s{n}")),
         vips: vec![VipClaim { vip, kind: VipKind::LoadBalancer, scope: EndpointScope::Local }],
         refused: Vec::new(),
-        ports: vec![Port { protocol: Protocol::Tcp, number: 80 }],
+        ports: [Port { protocol: Protocol::Tcp, number: 80 }].into(),
         terminating: Terminating::Serving,
         prove: cosmolet::engine::proof::Prove::Wait,
         policy: cosmolet::engine::traffic::TrafficPolicy::default(),

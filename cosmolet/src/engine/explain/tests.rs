@@ -24,7 +24,7 @@ fn engine(mode: TrafficMode, ready: usize) -> Engine {
         key: ObjectKey::new("d", "web"),
         vips: vec![VipClaim { vip: vip(), kind: VipKind::LoadBalancer, scope: EndpointScope::Local }],
         refused: Vec::new(),
-        ports: vec![PORT],
+        ports: [PORT].into(),
         terminating: Terminating::Serving,
         prove: Prove::Never,
         policy: TrafficPolicy::default(),

@@ -175,7 +175,7 @@ impl Projector {
             key: key.clone(),
             vips: summary.vips.to_vec(),
             refused: summary.refused.to_vec(),
-            ports: summary.ports.to_vec(),
+            ports: Arc::clone(&summary.ports),
             terminating: summary.terminating,
             prove: summary.prove,
             policy: summary.policy,

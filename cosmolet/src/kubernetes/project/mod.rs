@@ -33,7 +33,7 @@ use crate::engine::attributes::Profile;
 use crate::engine::proof::Prove;
 use crate::engine::service::{EndpointCounts, LocalEndpoint, NodeView, PodView, RefusedAddress, Terminating, VipClaim};
 use crate::engine::traffic::TrafficPolicy;
-use crate::engine::types::{Family, ObjectKey, Port};
+use crate::engine::types::{Family, ObjectKey, Ports};
 
 /// The kinds of objects that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,7 +103,7 @@ pub struct ServiceSummary {
     /// The addresses that are none, without duplicates, in ascending order.
     pub refused: Box<[RefusedAddress]>,
     /// The declared ports, without duplicates, in ascending order.
-    pub ports: Box<[Port]>,
+    pub ports: Ports,
     /// How terminating endpoints count.
     pub terminating: Terminating,
     /// Whether its VIPs wait for a proof.

@@ -60,7 +60,7 @@ impl Project for Service {
         let annotations = Annotations::read(self.metadata.annotations.as_ref(), selection);
         let spec = self.spec.as_ref()?;
         let mut summary = ServiceSummary {
-            ports: sorted(spec.ports.iter().flatten().filter_map(port)),
+            ports: sorted(spec.ports.iter().flatten().filter_map(port)).into(),
             terminating: annotations.terminating,
             prove: annotations.prove,
             policy: annotations.policy,

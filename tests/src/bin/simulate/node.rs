@@ -203,7 +203,7 @@ fn service(vip: Vip, evidence: SecondKey) -> ServiceView {
         key: ObjectKey::new("default", "web"),
         vips: vec![VipClaim { vip, kind: VipKind::LoadBalancer, scope: EndpointScope::Local }],
         refused: Vec::new(),
-        ports: vec![PORT],
+        ports: [PORT].into(),
         terminating: Terminating::Serving,
         prove: Prove::Never,
         policy: TrafficPolicy { evidence, ..TrafficPolicy::default() },
