@@ -139,6 +139,13 @@ Examples:
 
 Exit codes: 0 printed; 1 it could not be written; 2 there is no such shell.";
 
+const AFTER_MAN: &str = "\
+Examples:
+  cosmolet man /usr/local/share/man/man1    cosmolet.1, and one for each command, such as cosmolet-status.1
+  cosmolet man man && man man/cosmolet.1
+
+Exit codes: 0 written; 1 they could not be written; 2 the command line is wrong.";
+
 /// The commands.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
@@ -261,6 +268,12 @@ pub enum Command {
     Completion {
         /// The shell.
         shell: clap_complete::Shell,
+    },
+    /// Write the man pages.
+    #[command(after_help = AFTER_MAN)]
+    Man {
+        /// Where to write them; it is made if it is not there.
+        directory: PathBuf,
     },
 }
 

@@ -1,5 +1,6 @@
 //! The command line, the HTTP pages and the logs of the real binary, as operators and their tools read them.
 
+use std::fs;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::{Command, Output, Stdio};
@@ -20,8 +21,8 @@ use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// The commands that a person types.
-const COMMANDS: [&str; 9] =
-    ["run", "check-config", "status", "explain", "events", "doctor", "drain", "bundle", "completion"];
+const COMMANDS: [&str; 10] =
+    ["run", "check-config", "status", "explain", "events", "doctor", "drain", "bundle", "completion", "man"];
 /// A text that would end a label, a line, an exposition and clear a terminal.
 const HOSTILE: &str = "we\"b\\\n# EOF\ncosmolet_vip_advertised{vip=\"x\"} 1\r\u{1b}[2J\u{9b}";
 
@@ -163,6 +164,31 @@ fn quick_help_teaches() -> Result<()> {
     let help = succeed(&["--help"])?;
     ensure!(COMMANDS.iter().all(|command| help.contains(&format!("\n  {command}"))), "{help}");
     ensure!(succeed(&["--version"])?.starts_with("cosmolet 0."), "no version");
+    Ok(())
+}
+
+/// One page for each command, in which its options and examples stand.
+#[test]
+fn quick_man_pages_are_written() -> Result<()> {
+    let lab = tempfile::tempdir()?;
+    let directory = lab.path().join("deep/man1");
+    let place = directory.to_str().context("a path")?;
+    ensure!(succeed(&["man", place])?.is_empty());
+    for command in COMMANDS {
+        let page = fs::read_to_string(directory.join(format!("cosmolet-{command}.1")))?;
+        for part in [".TH ", &format!("cosmolet {command}"), "Examples:", "Exit codes: 0 "] {
+            ensure!(page.replace("\\-", "-").contains(part), "{command} has no {part:?}:\n{page}");
+        }
+    }
+    let status = fs::read_to_string(directory.join("cosmolet-status.1"))?;
+    ensure!(status.contains("\\-\\-watch"), "{status}");
+    ensure!(fs::read_to_string(directory.join("cosmolet.1"))?.contains("cosmolet\\-undrain(1)"));
+    let file = directory.join("cosmolet.1/below");
+    let refused = cosmolet(&["man", file.to_str().context("a path")?], &[])?;
+    ensure!(
+        refused.status.code() == Some(1) && text(&refused.stderr).contains("cannot write man pages to"),
+        "{refused:?}"
+    );
     Ok(())
 }
 

@@ -38,6 +38,10 @@ pub fn run(options: &Options) -> Result<()> {
     let dist = shell::target_dir().join("dist");
     let folder = dist.join(&name);
     stage(&built.join("release/cosmolet"), &folder)?;
+    // A binary for another machine does not run here.
+    if options.target.is_none() {
+        shell::run(shell::command(built.join("release/cosmolet")).arg("man").arg(folder.join("man/man1")))?;
+    }
     pack(&dist, &name)
 }
 

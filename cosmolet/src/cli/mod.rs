@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod drain;
 pub mod events;
 pub mod explain;
+pub mod man;
 mod memory;
 pub mod run;
 #[cfg(test)]
@@ -47,6 +48,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Bundle { file, config, server } => bundle::run(&config, &server, file.as_deref()),
         Command::Completion { shell } => {
             completion::run(shell)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { directory } => {
+            man::run(&directory)?;
             Ok(ExitCode::SUCCESS)
         }
     }

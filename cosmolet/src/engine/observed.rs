@@ -287,3 +287,16 @@ impl Default for Observed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_told_a_second_off_is_the_same() {
+        let at = UnixSeconds::new;
+        for (told, before, then) in [(101, 100, 100), (98, 100, 100), (103, 100, 103), (5, 0, 5), (0, 100, 0)] {
+            assert_eq!(steady(at(told), at(before)), at(then));
+        }
+    }
+}

@@ -329,3 +329,20 @@ fn rib_state(reply: &Reply) -> Result<RibState, FrrError> {
     }
     observe::rib(&reply.text).map_err(|error| FrrError::Garbled(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vips_that_are_advertised_alike_share_their_peers() {
+        let names = |names: &[&str]| Arc::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        let mut shared = Shared::default();
+        let (mut first, mut second, mut other) = (names(&["a", "b"]), names(&["a", "b"]), names(&["a"]));
+        [&mut first, &mut second, &mut other].into_iter().for_each(|names| shared.share(names));
+        assert!(Arc::ptr_eq(&first, &second) && !Arc::ptr_eq(&first, &other));
+        drop((first, second));
+        shared.share(&mut names(&["c"]));
+        assert_eq!(shared.0.len(), 2, "what nobody has any more is forgotten");
+    }
+}
