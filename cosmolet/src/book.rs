@@ -288,6 +288,7 @@ pub(crate) mod tests {
             reason: None,
             since: Timestamp::ZERO,
             mode: None,
+            bare: false,
             loopback: None,
             lease_until: None,
             network: None,

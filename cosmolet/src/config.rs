@@ -21,7 +21,7 @@ use crate::engine::attributes::Attributes;
 use crate::engine::rules::VipRules;
 use crate::engine::service::VipKind;
 use crate::engine::traffic::{TrafficMode, TrafficRules};
-use crate::engine::types::Mode;
+use crate::engine::types::{Mode, Vrf};
 
 pub use kubernetes::is_label;
 pub use parse::ConfigError;
@@ -88,6 +88,8 @@ pub enum Source {
 /// `loopback.*`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loopback {
+    /// `loopback.enabled`
+    pub enabled: bool,
     /// `loopback.interface`
     pub interface: String,
     /// `loopback.lease_seconds`; `None` is for ever.
@@ -101,6 +103,8 @@ pub struct Bgp {
     pub enabled: bool,
     /// `bgp.asn`; `None` asks FRR.
     pub asn: Option<u32>,
+    /// `bgp.vrf`
+    pub vrf: Vrf,
     /// `bgp.mode`; `None` detects it from FRR's running configuration.
     pub mode: Option<Mode>,
     /// `bgp.on_exit`

@@ -122,6 +122,7 @@ async fn until_signalled(
 fn settings(config: &Config) -> Settings {
     Settings {
         rules: config.services.rules.clone(),
+        addresses: config.loopback.enabled,
         lease: config.loopback.lease,
         traffic_mode: config.traffic.mode,
         traffic: config.traffic.rule,
@@ -151,6 +152,8 @@ async fn frr(config: &Config, events: &mpsc::Sender<Event>) -> Result<Option<Frr
     let mut options = crate::frr::Options::new(&config.frr_sockets);
     options.asn = config.bgp.asn;
     options.mode = config.bgp.mode;
+    options.vrf = config.bgp.vrf.clone();
+    options.addresses = config.loopback.enabled;
     Ok(Some(Frr::spawn(options, events.clone())))
 }
 

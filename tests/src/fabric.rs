@@ -296,7 +296,11 @@ impl Fabric {
             links.push(node_netns(lab, *plan, spec, &tor, &management)?);
         }
         let bfd = specs.iter().any(|spec| spec.bfd);
-        let options = Options { bfd: bfd.then_some(BFD_CONFIG), zebra_args: vec!["--v6-rr-semantics".to_owned()] };
+        let options = Options {
+            bfd: bfd.then_some(BFD_CONFIG),
+            zebra_args: vec!["--v6-rr-semantics".to_owned()],
+            ..Options::default()
+        };
         let tor_frr = Frr::start(lab, &tor, &tor_config(&plans), &options)?;
         let mut nodes = Vec::new();
         for ((plan, spec), (netns, pod)) in plans.into_iter().zip(links) {
@@ -430,7 +434,7 @@ fn bridge(node: &Netns) -> Result<&'static str> {
 fn node(lab: &Lab, tor: &Netns, plan: Plan, spec: &NodeSpec, netns: Arc<Netns>, pod: Netns) -> Result<Node> {
     let address = SocketAddr::new(plan.link4(3).into(), WIRE_PORT);
     let wire = spec.wire.then(|| Wire::listen(tor, address, WIRE_ASN)).transpose()?;
-    let options = Options { bfd: spec.bfd.then_some(BFD_CONFIG), zebra_args: vec![] };
+    let options = Options { bfd: spec.bfd.then_some(BFD_CONFIG), ..Options::default() };
     let frr = Frr::start(lab, &netns, &node_config(plan, spec), &options)?;
     let backend = Backend::start(&pod, &spec.name, BACKEND_PORT)?;
     let proxy = Proxy::new(Arc::clone(&netns));

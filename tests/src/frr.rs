@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::netns::Netns;
+use crate::netns::{Netns, RUN_DIRECTORY};
 use crate::process::{Process, Spec};
 use crate::vty::Vty;
 use crate::{Lab, wait};
@@ -62,6 +62,8 @@ pub struct Options {
     pub bfd: Option<&'static str>,
     /// Extra arguments of zebra, such as `--v6-rr-semantics`.
     pub zebra_args: Vec<String>,
+    /// VRFs, each of which is a network namespace: the VRF's name and that of the namespace.
+    pub vrfs: Vec<(String, String)>,
 }
 
 /// FRR of one namespace.
@@ -213,12 +215,34 @@ impl Frr {
             .arg("-z")
             .arg(at("zserv.api"))
             .arg("-f");
+        let spec = match options.vrfs.as_slice() {
+            [] => spec,
+            vrfs => {
+                let script = self.sees_only(vrfs);
+                spec.by_way_of("unshare", ["--mount", "--propagation", "private", "sh", "-ec", &script, "sh"])
+            }
+        };
         Ok(match daemon {
-            Daemon::Zebra => spec.arg(at("frr.conf")).args(&options.zebra_args),
+            Daemon::Zebra => spec
+                .arg(at("frr.conf"))
+                .args(&options.zebra_args)
+                .args((!options.vrfs.is_empty()).then_some("--vrfwnetns")),
             Daemon::Bgpd => spec.arg(at("frr.conf")),
             Daemon::Bfdd if has_control_socket() => spec.arg(at("bfdd.conf")).arg("--bfdctl").arg(at("bfdd.sock")),
             Daemon::Bfdd => spec.arg(at("bfdd.conf")),
         })
+    }
+}
+
+impl Frr {
+    /// A script that runs its arguments where `/run/netns` has these VRFs alone: zebra takes every namespace there for one.
+    fn sees_only(&self, vrfs: &[(String, String)]) -> String {
+        let kept = |vrf: &str| self.directory.join(format!("{vrf}.netns")).display().to_string();
+        let bind = |from: &str, to: &str| format!("touch {to}; mount --bind {from} {to}; ");
+        let keep = vrfs.iter().map(|(vrf, name)| bind(&format!("{RUN_DIRECTORY}/{name}"), &kept(vrf)));
+        let show = vrfs.iter().map(|(vrf, _)| bind(&kept(vrf), &format!("{RUN_DIRECTORY}/{vrf}")));
+        let hide = format!("mount -t tmpfs tmpfs {RUN_DIRECTORY}; ");
+        format!("{}{hide}{}exec \"$@\"", keep.collect::<String>(), show.collect::<String>())
     }
 }
 

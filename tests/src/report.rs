@@ -1,7 +1,8 @@
 //! Plain text tables and times for the demo and the benches.
 
 use std::fmt;
-use std::time::Duration;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use crate::client::Summary;
 
@@ -46,6 +47,28 @@ fn write_row<'a>(f: &mut fmt::Formatter<'_>, widths: &[usize], cell: impl Fn(usi
     let cells: Vec<String> =
         widths.iter().enumerate().map(|(column, width)| format!("{:<width$}", cell(column))).collect();
     writeln!(f, "{}", cells.join("  ").trim_end())
+}
+
+/// Says how a story ended, each of whose parts is a `what`, and that as the program's exit code.
+#[allow(clippy::print_stdout, reason = "the end of programs that talk to a person")]
+#[must_use]
+pub fn ending(what: &str, outcome: anyhow::Result<()>, started: Instant) -> ExitCode {
+    match outcome {
+        Ok(()) => {
+            println!("Every {what} was seen. {:.0} s.", started.elapsed().as_secs_f64());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("NOT SEEN: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The requests that failed, of how many: `0 of 184`.
+#[must_use]
+pub fn failed(requests: &Summary) -> String {
+    format!("{} of {}", requests.failed(), requests.failed() + requests.ok())
 }
 
 /// One step of a story: something was done, and the routers' kernels told.

@@ -11,6 +11,8 @@ use crate::frr::Frr;
 
 /// The names of cosmolet's route-maps begin so.
 const OURS: &str = "COSMOLET-";
+/// The prefix-list that an operator may lend.
+const LIST: &str = "COSMOLET-WITHDRAWN";
 
 /// One reading.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,11 +43,18 @@ impl RunningConfig {
                 ["network", prefix, .., name] if name.starts_with(OURS) => {
                     config.ours.insert(prefix.parse().with_context(|| line.to_owned())?);
                 }
+                [_, "prefix-list", LIST, "seq", number, "deny", prefix] if is_entry(number, prefix) => {}
                 _ => config.operators += line,
             }
         }
         Ok(config)
     }
+}
+
+/// An entry of ours in the list that an operator lends: a VIP, at a low number.
+fn is_entry(number: &str, prefix: &str) -> bool {
+    let host = prefix.parse::<IpNet>().is_ok_and(|prefix| prefix.prefix_len() == prefix.max_prefix_len());
+    host && number.parse().is_ok_and(|number: u32| number < 1 << 16)
 }
 
 #[cfg(test)]
@@ -55,11 +64,16 @@ mod tests {
     #[test]
     fn lines_are_parted() {
         let text = "!\nroute-map A permit 10\nexit\n!\nroute-map COSMOLET-X permit 10\nexit\n!\nrouter bgp 1\n \
-                    network 10.0.0.1/32\n network 10.0.0.2/32 route-map COSMOLET-X\n network 10.0.0.3/32 route-map A\nexit\n";
+                    network 10.0.0.1/32\n network 10.0.0.2/32 route-map COSMOLET-X\n network 10.0.0.3/32 route-map A\nexit\n\
+                    ip prefix-list COSMOLET-WITHDRAWN seq 3 deny 10.0.0.4/32\n\
+                    ip prefix-list COSMOLET-WITHDRAWN seq 4 deny 10.0.0.0/8\n\
+                    ip prefix-list COSMOLET-WITHDRAWN seq 70000 deny 10.0.0.5/32\n";
         let config = RunningConfig::parse(text).unwrap();
         assert_eq!(config.ours, BTreeSet::from(["10.0.0.2/32".parse().unwrap()]));
         let operators = "!\nroute-map A permit 10\nexit\n!\nrouter bgp 1\n network 10.0.0.1/32\n \
-                         network 10.0.0.3/32 route-map A\nexit\n";
+                         network 10.0.0.3/32 route-map A\nexit\n\
+                         ip prefix-list COSMOLET-WITHDRAWN seq 4 deny 10.0.0.0/8\n\
+                         ip prefix-list COSMOLET-WITHDRAWN seq 70000 deny 10.0.0.5/32\n";
         assert_eq!(config.operators, operators);
     }
 }

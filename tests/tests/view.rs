@@ -52,7 +52,7 @@ impl World {
             ("COSMOLET_TRAFFIC_RULE_TRIAL_PROBE_SECONDS", "1"),
         ];
         let options = Options { traffic: "enforce", env, elsewhere: true, ..Options::default() };
-        let mut stage = Stage::raise(&NODES.map(|node| NodeSpec::new(node, Mode::Dynamic)), options)?;
+        let mut stage = Stage::raise(&NODES.map(|node| NodeSpec::new(node, Mode::Dynamic).bfd()), options)?;
         stage.start()?;
         stage.wait_nodes(&NODES, Instant::now(), LIMIT)?;
         let daemons: Vec<(&str, SocketAddr)> = stage

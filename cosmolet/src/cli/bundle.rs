@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use super::client;
 use super::doctor::{self, facts};
 use crate::config::Config;
+use crate::engine::types::Vrf;
 use crate::frr::vty::Line;
 use crate::http::status::Status;
 
@@ -99,8 +100,11 @@ fn gather(config: &Path, server: &str, status: Result<Status>) -> Parts {
     add("environment.txt", Ok(environment(std::env::vars()).into()));
     let findings = doctor::examine(config, server);
     add("doctor.json", serde_json::to_vec_pretty(&findings).map_err(Into::into));
-    let sockets = Config::load(config).map_or_else(|_| PathBuf::from("/var/run/frr"), |config| config.frr_sockets);
-    match frr(&sockets) {
+    let (sockets, vrf) = Config::load(config).map_or_else(
+        |_| (PathBuf::from("/var/run/frr"), Vrf::default()),
+        |config| (config.frr_sockets, config.bgp.vrf),
+    );
+    match frr(&sockets, &vrf) {
         Ok(files) => files.into_iter().for_each(|(path, text)| add(path, Ok(text.into()))),
         Err(error) => add("frr", Err(error)),
     }
@@ -116,9 +120,9 @@ fn unadvertised(row: &crate::http::status::VipRow) -> Option<String> {
 }
 
 /// What bgpd says, without passwords.
-fn frr(sockets: &Path) -> Result<[(&'static str, String); 3]> {
+fn frr(sockets: &Path, vrf: &Vrf) -> Result<[(&'static str, String); 3]> {
     let [running, summary, version] =
-        facts::ask(sockets, [facts::RUNNING, facts::SUMMARY, Line::fixed("show version")])?;
+        facts::ask(sockets, [facts::RUNNING, facts::summary(vrf), Line::fixed("show version")])?;
     let running = running.lines().map(redacted).collect::<Vec<_>>().join("\n") + "\n";
     Ok([("frr/running-config.txt", running), ("frr/bgp-summary.json", summary), ("frr/version.txt", version)])
 }

@@ -47,7 +47,6 @@ pub fn keys(how: Keys) -> Result<ExitCode> {
 /// What the file means, by subject, in the order of its sections.
 fn meanings(config: &Config, selector: &LabelSelector) -> Vec<(&'static str, String)> {
     let (services, rules) = (&config.services, &config.services.rules);
-    let lease = config.loopback.lease.map_or_else(|| "for ever".to_owned(), |lease| format!("{} s", lease.as_secs()));
     let logs = if config.logging.json { "json" } else { "text" };
     vec![
         ("node", config.node_name.clone()),
@@ -60,7 +59,7 @@ fn meanings(config: &Config, selector: &LabelSelector) -> Vec<(&'static str, Str
         ("drain taints", list(&services.drain_taints, "none")),
         ("cordoned node", if services.cordon_withdraws { "withdraws" } else { "serves on" }.to_owned()),
         ("restarted pods", format!("unusable for {} s", services.restart_hold.as_secs())),
-        ("loopback", format!("{}, lease {lease}", config.loopback.interface)),
+        ("loopback", loopback(config)),
         ("never touched", list(&rules.excluded, "only what others have put there")),
         ("BGP", bgp(config)),
         ("traffic", config.traffic.mode.as_str().to_owned()),
@@ -88,6 +87,14 @@ fn told(config: &Config) -> String {
     list(&parts.iter().filter(|(on, _)| *on).map(|(_, what)| *what).collect::<Vec<_>>(), "nothing")
 }
 
+fn loopback(config: &Config) -> String {
+    if !config.loopback.enabled {
+        return "off: VIPs have no addresses, and a daemon that is gone leaves them advertised".to_owned();
+    }
+    let lease = config.loopback.lease.map_or_else(|| "for ever".to_owned(), |lease| format!("{} s", lease.as_secs()));
+    format!("{}, lease {lease}", config.loopback.interface)
+}
+
 fn bgp(config: &Config) -> String {
     if !config.bgp.enabled {
         return "off: the loopback alone".to_owned();
@@ -98,7 +105,8 @@ fn bgp(config: &Config) -> String {
         OnExit::Keep => "kept",
         OnExit::Withdraw => "withdrawn",
     };
-    format!("AS {asn}, mode {mode}, VIPs {exit} on exit, sockets in {}", config.frr_sockets.display())
+    let vrf = config.bgp.vrf.name().map(|name| format!("VRF {name}, ")).unwrap_or_default();
+    format!("{vrf}AS {asn}, mode {mode}, VIPs {exit} on exit, sockets in {}", config.frr_sockets.display())
 }
 
 fn list(items: &[impl ToString], none: &str) -> String {

@@ -5,6 +5,7 @@
 //! of them is missing.
 
 use crate::engine::attributes;
+use crate::engine::types::Vrf;
 use Type::{Decimal, Flag, Flags, List, Number, OneOf, Text};
 
 /// A key of the configuration.
@@ -90,6 +91,9 @@ pub const KEYS: &[Key] = &[
         "how long a pod of this node counts as unusable after a container of it was restarted; \
          0: only while it waits in `CrashLoopBackOff`",
         "must be 0 to 3600 seconds"),
+    key("loopback.enabled", Flag, "true",
+        "`false`: VIPs get no addresses, only `network` statements; [for thousands of VIPs](frr.md#thousands-of-vips), with \
+         `no bgp network import-check` in FRR, and without the lease", ""),
     key("loopback.interface", Text, "lo", "where VIPs are put",
         "must be an interface's name: 1 to 15 characters, without /, : and blanks"),
     key("loopback.excluded", List, "[]", "prefixes that are never touched and never VIPs",
@@ -99,6 +103,8 @@ pub const KEYS: &[Key] = &[
         "must be 0 (for ever) or 3 to 86400 seconds"),
     key("bgp.enabled", Flag, "true", "`false`: only the loopback is kept, FRR is not asked", ""),
     key("bgp.asn", Number, "0", "0 asks FRR; anything else must be FRR's AS number", "at most 4294967295"),
+    key("bgp.vrf", Text, "''", "[the VRF](frr.md#several-instances-and-vrfs) whose `router bgp` is told of VIPs; empty: the default one",
+        Vrf::RULE),
     key("bgp.mode", OneOf(&["auto", "connected", "dynamic"]), "auto",
         "`auto` finds it for each family: Connected where FRR has `redistribute connected`", ""),
     key("bgp.on_exit", OneOf(&["keep", "withdraw"]), "keep",

@@ -16,7 +16,7 @@ use crate::engine::attributes::{self, Attributes, Origin};
 use crate::engine::rules::VipRules;
 use crate::engine::service::VipKind;
 use crate::engine::traffic::TrafficMode;
-use crate::engine::types::Mode;
+use crate::engine::types::{Mode, Vrf};
 
 /// What is wrong with a configuration.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -257,14 +257,27 @@ fn loopback(raw: &Raw) -> Result<Loopback, ConfigError> {
         seconds @ 3..=86_400 => Some(Duration::from_secs(seconds)),
         other => return Err(broken("loopback.lease_seconds", other)),
     };
-    Ok(Loopback { interface: interface("loopback.interface", &raw.loopback.interface)?, lease })
+    let enabled = raw.loopback.enabled;
+    if !enabled && !raw.bgp.enabled {
+        return Err(rule("loopback.enabled", "false", "needs bgp.enabled: without both no VIP would be anywhere"));
+    }
+    Ok(Loopback { enabled, interface: interface("loopback.interface", &raw.loopback.interface)?, lease })
 }
 
 fn bgp(raw: &Raw) -> Result<Bgp, ConfigError> {
     Ok(Bgp {
         enabled: raw.bgp.enabled,
         asn: if raw.bgp.asn == 0 { None } else { Some(raw.bgp.asn) },
+        vrf: Vrf::parse(&raw.bgp.vrf).ok_or_else(|| broken("bgp.vrf", &raw.bgp.vrf))?,
         mode: match raw.bgp.mode {
+            ModeName::Connected if !raw.loopback.enabled => {
+                return Err(rule(
+                    "bgp.mode",
+                    "connected",
+                    "needs loopback.enabled: it is the addresses that FRR redistributes",
+                ));
+            }
+            ModeName::Auto if !raw.loopback.enabled => Some(Mode::Dynamic),
             ModeName::Auto => None,
             ModeName::Connected => Some(Mode::Connected),
             ModeName::Dynamic => Some(Mode::Dynamic),

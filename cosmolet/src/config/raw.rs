@@ -61,6 +61,7 @@ pub(super) enum TypeName {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawLoopback {
+    pub(super) enabled: bool,
     pub(super) interface: String,
     pub(super) excluded: Vec<String>,
     pub(super) lease_seconds: u64,
@@ -71,6 +72,7 @@ pub(super) struct RawLoopback {
 pub(super) struct RawBgp {
     pub(super) enabled: bool,
     pub(super) asn: u32,
+    pub(super) vrf: String,
     pub(super) mode: ModeName,
     pub(super) on_exit: OnExitName,
     pub(super) drain_seconds: u64,

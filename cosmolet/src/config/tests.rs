@@ -16,12 +16,16 @@ fn an_empty_file_gives_the_defaults() {
     assert_eq!(config.node_name, "node-1");
     assert_eq!(config.services.source, Source::Kubernetes);
     assert_eq!(config.services.types, [VipKind::LoadBalancer]);
-    assert_eq!(config.loopback, Loopback { interface: "lo".into(), lease: Some(Duration::from_secs(120)) });
+    assert_eq!(
+        config.loopback,
+        Loopback { enabled: true, interface: "lo".into(), lease: Some(Duration::from_secs(120)) }
+    );
     assert_eq!(
         config.bgp,
         Bgp {
             enabled: true,
             asn: None,
+            vrf: Vrf::default(),
             mode: None,
             on_exit: OnExit::Keep,
             drain: Some(Duration::from_secs(15)),
@@ -117,6 +121,10 @@ fn errors_name_key_value_and_rule() {
         ("loopback: {interface: a/b}", vec!["loopback.interface", "a/b"]),
         ("traffic: {interfaces: [an-interface-too-long]}", vec!["traffic.interfaces", "15 characters"]),
         ("http: {listen: localhost}", vec!["http.listen", "localhost", "127.0.0.1:9470"]),
+        ("bgp: {vrf: all}", vec!["bgp.vrf", "all", "VRF's name"]),
+        ("bgp: {vrf: 'red blue'}", vec!["bgp.vrf", "red blue", "35"]),
+        ("bgp: {mode: connected}\nloopback: {enabled: false}", vec!["bgp.mode", "connected", "loopback.enabled"]),
+        ("bgp: {enabled: false}\nloopback: {enabled: false}", vec!["loopback.enabled", "bgp.enabled"]),
         ("frr: {socket_path: run/frr}", vec!["frr.socket_path", "run/frr", "absolute"]),
         ("node_name: UPPER", vec!["node_name", "UPPER", "lower-case"]),
         ("- a\n- b", vec!["top level"]),

@@ -261,9 +261,18 @@ impl Engine {
         }
     }
 
+    /// By our doing this node serves the VIP, or has until now.
     pub(super) fn is_up(&self, vip: Vip) -> bool {
+        if self.settings.addresses { self.has_address(vip) } else { self.has_network(vip) }
+    }
+
+    fn has_address(&self, vip: Vip) -> bool {
         let held = self.observed.kernel.as_ref().and_then(|kernel| kernel.loopback.get(&vip));
         held.is_some_and(|held| held.owner == Owner::Ours)
+    }
+
+    fn has_network(&self, vip: Vip) -> bool {
+        matches!(&self.observed.bgp, BgpState::Up(view) if view.network_owner(vip) == Some(Owner::Ours))
     }
 
     fn refusal(&self, vip: Vip, entry: &VipEntry) -> Result<(), Refusal> {
@@ -304,7 +313,11 @@ impl Engine {
     /// Peers may hear of the VIP from this node, by our doing.
     fn is_told(&self, vip: Vip) -> bool {
         match &self.observed.bgp {
-            BgpState::Up(view) if view.network_owner(vip) == Some(Owner::Ours) => true,
+            BgpState::Up(_) if self.has_network(vip) => true,
+            // What was said to FRR stands, as far as anybody knows.
+            BgpState::Down(_) if !self.settings.addresses => {
+                self.vips.get(&vip).is_some_and(|entry| entry.decision.is_some_and(Decision::is_up))
+            }
             // Without its `network` an address that lingers tells nobody.
             BgpState::Up(view) if *view.modes.get(vip.family()) == Mode::Dynamic => false,
             BgpState::Up(_) | BgpState::Down(_) | BgpState::Disabled => self.is_up(vip),
@@ -314,9 +327,8 @@ impl Engine {
     /// Drops the memory of a VIP that nobody claims and of which nothing is left.
     pub(super) fn forget_if_idle(&mut self, vip: Vip) {
         let unclaimed = self.vips.get(&vip).is_some_and(|entry| entry.claims.is_empty() && entry.decision.is_some());
-        let networked =
-            matches!(&self.observed.bgp, BgpState::Up(view) if view.network_owner(vip) == Some(Owner::Ours));
-        if unclaimed && !networked && !self.is_up(vip) && !self.observed.tracked.contains_key(&vip) {
+        let nothing_left = !self.has_network(vip) && !self.has_address(vip);
+        if unclaimed && nothing_left && !self.observed.tracked.contains_key(&vip) {
             self.vips.remove(&vip);
             self.observed.rib.remove(&vip);
             self.changed.insert(vip);

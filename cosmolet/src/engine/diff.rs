@@ -11,6 +11,8 @@ use super::vip::VipEntry;
 /// What the difference depends on besides the VIP itself.
 pub(super) struct DiffContext<'a> {
     pub(super) observed: &'a Observed,
+    /// VIPs are put on the loopback.
+    pub(super) addresses: bool,
     pub(super) lease: Option<Duration>,
     /// How long the address outlives our `network` statement: FRR holds a change for 50 ms, peers for as long again.
     pub(super) linger: Duration,
@@ -123,6 +125,10 @@ fn up(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &mut Di
         // While FRR is away nobody would advertise a new address, and its peers' addresses are unknown.
         BgpState::Down(_) => return renew(vip, entry, context, None, difference),
     };
+    if !context.addresses {
+        bare(vip, context, difference);
+        return advertise(vip, entry, mode, context, difference);
+    }
     let anew = entry.lost.as_ref().is_some_and(|lost| lost.anew);
     match (&context.observed.kernel, address(vip, context)) {
         (None, _) => return,
@@ -132,6 +138,17 @@ fn up(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &mut Di
         }
         (Some(_), _) => renew(vip, entry, context, mode, difference),
     }
+    advertise(vip, entry, mode, context, difference);
+}
+
+/// Takes the address away that the VIP had before it was to have none.
+fn bare(vip: Vip, context: &DiffContext<'_>, difference: &mut Difference) {
+    if matches!(address(vip, context), Some(LoopbackAddress { owner: Owner::Ours, .. })) {
+        difference.steps.push(Step::RemoveAddress(vip));
+    }
+}
+
+fn advertise(vip: Vip, entry: &VipEntry, mode: Option<Mode>, context: &DiffContext<'_>, difference: &mut Difference) {
     match (mode, network(vip, context)) {
         (Some(Mode::Dynamic), Some(Network::Foreign)) => {}
         (Some(Mode::Dynamic), held) => {

@@ -111,7 +111,21 @@ impl Engine {
                     }
                 }
             }
-            (_, BgpState::Up(_) | BgpState::Disabled) => {
+            (_, BgpState::Up(view)) => {
+                self.adopt_if_synced();
+                if !self.settings.addresses {
+                    // What FRR advertised before the daemon came never waits; an address would have told of it before.
+                    view.networks
+                        .keys()
+                        .filter(|vip| self.is_up(**vip))
+                        .copied()
+                        .collect::<Vec<_>>()
+                        .into_iter()
+                        .for_each(|vip| self.adopt_unproven(vip));
+                }
+                self.decide_all(now);
+            }
+            (_, BgpState::Disabled) => {
                 self.adopt_if_synced();
                 self.decide_all(now);
             }

@@ -27,6 +27,8 @@ use super::vip::VipEntry;
 pub struct Settings {
     /// Which addresses may be VIPs.
     pub rules: VipRules,
+    /// VIPs are put on the loopback. If not, a `network` statement is all that they are, in Dynamic mode.
+    pub addresses: bool,
     /// The lease of an address on the loopback; `None` is for ever.
     pub lease: Option<Duration>,
     /// Whether the traffic verdict acts.
@@ -53,6 +55,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             rules: VipRules::default(),
+            addresses: true,
             lease: Some(Duration::from_secs(120)),
             traffic_mode: TrafficMode::default(),
             traffic: TrafficRules::default(),
@@ -225,6 +228,7 @@ impl Engine {
         let Some(entry) = self.vips.get(&vip) else { return false };
         let context = DiffContext {
             observed: &self.observed,
+            addresses: self.settings.addresses,
             lease: self.settings.lease,
             linger: self.settings.linger,
             drain_ends: self.drain_ends(vip).filter(|ends| *ends > now),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attributes::MapName;
-use super::types::{Mode, PerFamily, Ports, Vip};
+use super::types::{Mode, PerFamily, Ports, Vip, Vrf};
 
 /// What netlink tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +91,7 @@ pub enum BgpState {
     Disabled,
     /// It cannot be used now; retried for ever.
     Down(BgpFault),
-    /// It answers, and has exactly one BGP instance that fits the configuration.
+    /// It answers, and has the BGP instance that the configuration wants.
     Up(BgpView),
 }
 
@@ -106,10 +106,13 @@ pub enum BgpFault {
     PermissionDenied(String),
     /// It accepted the connection but did not answer in time.
     Silent,
-    /// There is no `router bgp`.
-    NoInstance,
-    /// There are several `router bgp`; holds their names.
-    SeveralInstances(Vec<String>),
+    /// There is no `router bgp` for the VRF.
+    NoInstance {
+        /// `bgp.vrf`
+        vrf: Vrf,
+        /// What there is instead: `default`, `vrf NAME`, `view NAME`.
+        others: Vec<String>,
+    },
     /// `bgp.asn` says one thing, FRR another.
     AsnMismatch {
         /// From the configuration.
@@ -117,6 +120,8 @@ pub enum BgpFault {
         /// From FRR.
         found: u32,
     },
+    /// VIPs are to have no addresses (`loopback.enabled: false`), and FRR would advertise none of them without.
+    ImportCheck,
     /// It answered something that could not be understood.
     BadReply(String),
 }
@@ -130,9 +135,9 @@ impl BgpFault {
             Self::Unreachable(_) => "Unreachable",
             Self::PermissionDenied(_) => "PermissionDenied",
             Self::Silent => "Silent",
-            Self::NoInstance => "NoInstance",
-            Self::SeveralInstances(_) => "SeveralInstances",
+            Self::NoInstance { .. } => "NoInstance",
             Self::AsnMismatch { .. } => "AsnMismatch",
+            Self::ImportCheck => "ImportCheck",
             Self::BadReply(_) => "BadReply",
         }
     }
@@ -147,13 +152,20 @@ impl std::fmt::Display for BgpFault {
                 write!(f, "FRR's bgpd refuses this user, who must be in the group frrvty: {error}")
             }
             Self::Silent => f.write_str("FRR's bgpd takes connections but does not answer"),
-            Self::NoInstance => f.write_str("FRR has no `router bgp`; configure one, cosmolet never creates it"),
-            Self::SeveralInstances(names) => {
-                write!(f, "FRR has several BGP instances ({}); cosmolet needs exactly one", names.join(", "))
+            Self::NoInstance { vrf, others } => {
+                write!(f, "FRR has no `router bgp` in the VRF {vrf} (bgp.vrf)")?;
+                if !others.is_empty() {
+                    write!(f, ", but in: {}", others.join(", "))?;
+                }
+                f.write_str("; configure one, cosmolet never creates it")
             }
             Self::AsnMismatch { configured, found } => {
                 write!(f, "bgp.asn is {configured} but FRR's AS number is {found}; correct it, or set 0 to ask FRR")
             }
+            Self::ImportCheck => f.write_str(
+                "loopback.enabled is false, and with import-check FRR advertises no VIP without an address: \
+                 `no bgp network import-check` in `router bgp`",
+            ),
             Self::BadReply(reply) => write!(f, "FRR's bgpd gave an answer that cannot be understood: {reply}"),
         }
     }
@@ -168,7 +180,7 @@ pub struct BgpView {
     pub asn: u32,
     /// Connected or Dynamic, by family; an override from `bgp.mode` is already in it.
     pub modes: PerFamily<Mode>,
-    /// The host prefixes among its `network` statements in the unicast families of the default VRF.
+    /// The host prefixes among its `network` statements in the unicast families of its VRF.
     pub networks: BTreeMap<Vip, Network>,
     /// Its peers.
     pub peers: Vec<PeerView>,

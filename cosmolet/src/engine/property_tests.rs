@@ -46,6 +46,8 @@ struct World {
     modes: PerFamily<Option<Mode>>,
     generation: u64,
     bgp_up: bool,
+    /// VIPs have no addresses, and FRR does not ask for them.
+    bare: bool,
 }
 
 impl World {
@@ -105,11 +107,12 @@ impl World {
         match step {
             Step::AddAddress(..) => {
                 assert!(!forbidden(vip), "{vip} is never allowed");
+                assert!(!self.bare, "{vip} is to have no address");
                 assert_ne!(self.loopback.get(&vip), Some(&Owner::Foreign), "{vip} is somebody else's");
             }
             Step::RemoveAddress(_) => {
                 assert_ne!(self.loopback.get(&vip), Some(&Owner::Foreign), "{vip} is somebody else's");
-                if self.bgp_up {
+                if self.bgp_up && !self.bare {
                     assert!(
                         !matches!(self.networks.get(&vip), Some(Network::Ours(_))),
                         "{vip} removed before it was withdrawn"
@@ -143,7 +146,7 @@ impl World {
                 self.routeless.remove(&vip);
             }
             Step::Advertise(_, route) => {
-                assert!(self.loopback.contains_key(&vip), "{vip} advertised before its address");
+                assert!(self.bare || self.loopback.contains_key(&vip), "{vip} advertised before its address");
                 self.networks.insert(vip, Network::Ours(Some(route.map)));
             }
             Step::Withdraw(_) => drop(self.networks.remove(&vip)),
@@ -298,13 +301,20 @@ struct Run {
 
 impl Run {
     fn new(mode: TrafficMode) -> Self {
+        Self::of(mode, false)
+    }
+
+    /// One whose VIPs have addresses, or are `bare`: then every family is in Dynamic mode.
+    fn of(mode: TrafficMode, bare: bool) -> Self {
+        let dynamic = bare.then_some(Mode::Dynamic);
         let mut run = Self {
             engine: Engine::new(Settings {
+                addresses: !bare,
                 traffic_mode: mode,
                 drain: Some(Duration::from_secs(5)),
                 ..Settings::default()
             }),
-            world: World { bgp_up: true, ..World::default() },
+            world: World { bgp_up: true, bare, modes: PerFamily { v4: dynamic, v6: dynamic }, ..World::default() },
             now: Timestamp::ZERO,
         };
         run.tell_all();
@@ -359,6 +369,7 @@ impl Run {
                 self.world.bgp_up = !silent;
                 self.tell_all();
             }
+            Act::ModeOf(..) if self.world.bare => {}
             Act::ModeOf(v4, dynamic) => {
                 let mode = Some(if dynamic { Mode::Dynamic } else { Mode::Connected });
                 if v4 {
@@ -401,8 +412,8 @@ proptest! {
 
     /// Orders, ownership and the never-list are checked by the world at every step; then nothing is left to do.
     #[test]
-    fn the_plan_of_an_applied_plan_is_empty(acts in prop::collection::vec(act(), 1..80)) {
-        let mut run = Run::new(TrafficMode::Enforce);
+    fn the_plan_of_an_applied_plan_is_empty(acts in prop::collection::vec(act(), 1..80), bare in any::<bool>()) {
+        let mut run = Run::of(TrafficMode::Enforce, bare);
         for act in acts {
             run.act(act);
         }
@@ -416,8 +427,8 @@ proptest! {
 
     /// After the linger has passed the world is what the intent says.
     #[test]
-    fn the_world_becomes_what_is_wanted(acts in prop::collection::vec(act(), 1..60)) {
-        let mut run = Run::new(TrafficMode::Observe);
+    fn the_world_becomes_what_is_wanted(acts in prop::collection::vec(act(), 1..60), bare in any::<bool>()) {
+        let mut run = Run::of(TrafficMode::Observe, bare);
         run.handle(Event::Node(NodeView::default()));
         for act in acts {
             run.act(act);
@@ -433,6 +444,10 @@ proptest! {
         for (vip, decision) in &intent {
             let held = run.world.loopback.get(vip);
             match decision {
+                Decision::Advertise | Decision::Depreference(_) if bare => {
+                    prop_assert_ne!(held, Some(&Owner::Ours), "{} has an address", vip);
+                    prop_assert!(run.world.networks.contains_key(vip), "{} is wanted but not there", vip);
+                }
                 Decision::Advertise | Decision::Depreference(_) => prop_assert!(held.is_some(), "{} is wanted but not there", vip),
                 Decision::Withdraw(_) => prop_assert_ne!(held, Some(&Owner::Ours), "{} is still there", vip),
             }
@@ -474,10 +489,13 @@ proptest! {
 
     /// A node that is not known never empties what is up.
     #[test]
-    fn not_knowing_the_node_withdraws_nothing(services in prop::collection::vec(service(), 1..6)) {
-        let mut run = Run::new(TrafficMode::Observe);
+    fn not_knowing_the_node_withdraws_nothing(services in prop::collection::vec(service(), 1..6), bare in any::<bool>()) {
+        let mut run = Run::of(TrafficMode::Observe, bare);
         for n in 0..4 {
             run.world.loopback.insert(vip(n), Owner::Ours);
+            if bare {
+                run.world.networks.insert(vip(n), Network::PLAIN);
+            }
         }
         run.tell_all();
         services.iter().cloned().for_each(|event| run.handle(event));

@@ -15,7 +15,7 @@ use super::service::{
 };
 use super::status::VipState;
 use super::traffic::TrafficMode;
-use super::types::{Mode, ObjectKey, PerFamily, Port, Protocol, Timestamp, Vip};
+use super::types::{Mode, ObjectKey, PerFamily, Port, Protocol, Timestamp, Vip, Vrf};
 use super::{Engine, Settings};
 
 const LEASE: Option<Duration> = Some(Duration::from_secs(120));
@@ -174,7 +174,7 @@ fn every_row_is_told_anew_when_frr_goes() {
     story.engine.take_changed(9);
     story.tell(Event::Bgp(BgpState::Down(BgpFault::Silent)));
     assert_eq!((story.engine.take_changed(9), state(&story)), (vec![vip()], Some(VipState::Pending)));
-    story.tell(Event::Bgp(BgpState::Down(BgpFault::NoInstance)));
+    story.tell(Event::Bgp(BgpState::Down(BgpFault::NoInstance { vrf: Vrf::default(), others: Vec::new() })));
     assert!(!story.engine.has_changed());
 }
 

@@ -79,6 +79,8 @@ pub struct VipStatus {
     pub since: Timestamp,
     /// Connected or Dynamic; `None` while FRR is away or `bgp.enabled` is false.
     pub mode: Option<Mode>,
+    /// It is to have no address on the loopback.
+    pub bare: bool,
     /// Whose address is on the loopback, if there is one.
     pub loopback: Option<Owner>,
     /// When the kernel will remove the address by itself.
@@ -181,6 +183,7 @@ impl Engine {
             reason: entry.decision.and_then(Decision::reason),
             since: entry.since,
             mode,
+            bare: !self.settings.addresses,
             loopback,
             lease_until: entry.lease_until.filter(|_| loopback == Some(Owner::Ours)),
             network: network.map(Network::owner),
@@ -218,6 +221,7 @@ impl Engine {
         network: Option<Network>,
     ) -> VipState {
         let disabled = matches!(self.observed.bgp, BgpState::Disabled);
+        let placed = loopback.is_some() || !self.settings.addresses;
         match entry.decision {
             None => VipState::Undecided,
             Some(Decision::Advertise) => {
@@ -226,11 +230,11 @@ impl Engine {
                     Some(Mode::Dynamic) => network.is_some(),
                     None => disabled,
                 };
-                if loopback.is_some() && told { VipState::Advertised } else { VipState::Pending }
+                if placed && told { VipState::Advertised } else { VipState::Pending }
             }
             Some(Decision::Depreference(_)) => {
                 let told = network == Some(Network::Ours(Some(entry.route().map)));
-                if loopback.is_some() && told { VipState::Depreferred } else { VipState::Pending }
+                if placed && told { VipState::Depreferred } else { VipState::Pending }
             }
             Some(Decision::Withdraw(_))
                 if loopback == Some(Owner::Ours) || network.map(Network::owner) == Some(Owner::Ours) =>

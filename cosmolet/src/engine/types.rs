@@ -264,6 +264,39 @@ impl fmt::Display for Mode {
     }
 }
 
+/// The VRF whose `router bgp` is told of VIPs: the default one, or that of a name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vrf(Option<String>);
+
+impl Vrf {
+    /// What its name must be. FRR takes 35 characters, in VRFs that are network namespaces; `all` means something else to it.
+    pub const RULE: &str = "must be a VRF's name: 1 to 35 letters, digits, -, _, . and :, and not `all`";
+
+    /// Reads a name; an empty one, like `default`, is the default VRF's. `None` if it breaks [`Self::RULE`].
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+        match name {
+            "" | "default" => Some(Self(None)),
+            "all" => None,
+            _ if name.len() > 35 || !name.bytes().all(allowed) => None,
+            _ => Some(Self(Some(name.to_owned()))),
+        }
+    }
+
+    /// Its name; `None` is the default one.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+}
+
+impl fmt::Display for Vrf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name().unwrap_or("default"))
+    }
+}
+
 /// A point on the daemon's monotonic clock, as the time since it started. The engine has no clock of its own.
 ///
 /// In nanoseconds, one more than have passed: so an `Option` of it is no larger, and every VIP has many of those.

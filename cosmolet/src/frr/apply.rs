@@ -10,16 +10,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::error::FrrError;
 use super::maps::{FrrMap, Names};
-use super::observe::RunningConfig;
-use super::render::{Batch, Batches, LOST_RETRY, Role, outcome};
-use super::vty::{Reply, Session, Status};
+use super::observe::{RunningConfig, has_instance};
+use super::render::{Batch, Batches, Door, INSTANCES, LOST_RETRY, Role, outcome};
+use super::vty::{Line, Reply, Session, Status};
+use super::withdrawn::Withdrawn;
 use crate::engine::attributes::{MapName, Route};
 use crate::engine::observed::BgpFault;
 use crate::engine::plan::{Applied, Outcome, Step};
-use crate::engine::types::Vip;
+use crate::engine::types::{Vip, Vrf};
 
 /// Batches that may be under way: enough to keep bgpd busy while this task waits for a processor (some 30 ms), little
 /// enough for the socket's buffer and for bgpd's unbounded one.
@@ -30,6 +32,9 @@ const WINDOW: usize = 128;
 const BUSY: usize = WINDOW / 2;
 /// How long they are gathered.
 const GATHER: Duration = Duration::from_millis(1);
+
+/// A withdrawn VIP stays denied for as long at least: FRR takes 50 ms to forget its `network`.
+const DENIED_FOR: Duration = Duration::from_secs(1);
 
 /// Whether steps may be carried out, as the last observation has it.
 #[derive(Clone, Debug)]
@@ -42,6 +47,8 @@ pub(super) enum Admission {
         foreign: Arc<BTreeSet<Vip>>,
         /// FRR's AS number.
         asn: u32,
+        /// How to get into the instance.
+        door: Door,
     },
 }
 
@@ -60,6 +67,10 @@ struct Slot {
     connection: Option<Connection>,
     /// What our route-maps are called: this outlasts a connection.
     names: Names,
+    /// The lists that the operator lends.
+    withdrawn: Withdrawn,
+    /// When something was last withdrawn.
+    withdrew_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -94,7 +105,7 @@ impl Applier {
     /// Carries out steps, pipelined, and says what became of each. Those that are refused beforehand come last.
     pub(super) async fn run(&self, steps: Vec<Step>, admission: &Admission) -> Vec<Applied> {
         let (steps, mut refused) = admit(steps, admission);
-        let (false, Admission::Open { asn, .. }) = (steps.is_empty(), admission) else { return refused };
+        let (false, Admission::Open { asn, door, .. }) = (steps.is_empty(), admission) else { return refused };
         let mut slot = self.slot.lock().await;
         let _running = Running::start(&self.sequence);
         let at_hand = slot.connection.take();
@@ -104,7 +115,7 @@ impl Applier {
         };
         let steps = without(steps, &unmade, &mut refused);
         let mut outcomes = vec![None; steps.len()];
-        let result = connection.pump(&steps, &slot.names, &mut outcomes).await;
+        let result = slot.carry_out(&mut connection, &steps, door, &mut outcomes).await;
         if result.is_ok() {
             slot.connection = Some(connection);
         }
@@ -133,9 +144,10 @@ impl Applier {
     }
 
     /// Learns which of our route-maps FRR has: those that somebody removed from under our statements are made again, by
-    /// their other name, when they are needed. Leaves a run that is under way alone.
-    pub(super) fn has_maps(&self, config: &RunningConfig) {
-        let Ok(mut slot) = self.slot.try_lock() else { return };
+    /// their other name, when they are needed. What nothing needs any more is removed, unless a step was under way since the
+    /// reading began (`quiet`). Leaves a run that is under way alone.
+    pub(super) async fn mind(&self, config: &RunningConfig, quiet: Option<u64>) -> Result<(), FrrError> {
+        let Ok(mut slot) = self.slot.try_lock() else { return Ok(()) };
         for removed in config.removed_maps() {
             tracing::warn!(map = %removed, "a route-map of ours was removed from FRR: putting it back");
             slot.names.avoid(removed);
@@ -143,18 +155,18 @@ impl Applier {
         if let Some(connection) = &mut slot.connection {
             connection.maps.retain(|map| config.maps.contains(map));
         }
-    }
-
-    /// Removes route-maps that nothing used at a reading, unless a step was under way since that began (`quiet`).
-    pub(super) async fn remove_maps(&self, unused: &[FrrMap], quiet: u64) -> Result<(), FrrError> {
-        let Ok(mut slot) = self.slot.try_lock() else { return Ok(()) };
-        if self.quiet() != Some(quiet) {
+        if quiet.is_none() || quiet != self.quiet() {
             return Ok(());
         }
+        slot.withdrawn.learn(&config.withdrawn, config.networks.len());
         let at_hand = slot.connection.take().filter(|connection| connection.session.is_idle());
         let Some(mut connection) = at_hand else { return Ok(()) };
-        tracing::debug!(count = unused.len(), "route-maps of ours that nothing uses are removed");
-        for batch in Batch::no_route_maps(unused) {
+        let unused = config.unused_maps();
+        let mut batches = Batch::no_route_maps(&unused);
+        if slot.withdrew_at.is_none_or(|at| at.elapsed() >= DENIED_FOR) {
+            batches.extend(Batch::lines(&slot.withdrawn.clear(|vip| config.networks.contains_key(&vip))));
+        }
+        for batch in batches {
             connection.carry_out(&batch).await?;
         }
         connection.maps.retain(|map| !unused.contains(map));
@@ -164,6 +176,29 @@ impl Applier {
 
     async fn connect(&self) -> Result<Connection, FrrError> {
         Ok(Connection { session: Session::open(&self.path, self.patience).await?, maps: BTreeSet::new() })
+    }
+}
+
+impl Slot {
+    async fn carry_out(
+        &mut self,
+        connection: &mut Connection,
+        steps: &[Step],
+        door: &Door,
+        outcomes: &mut [Option<Outcome>],
+    ) -> Result<(), FrrError> {
+        let mut lines = self.withdrawn.permit(steps);
+        lines.extend(self.withdrawn.deny(steps));
+        for batch in Batch::lines(&lines) {
+            if let Some(refused) = connection.carry_out(&batch).await? {
+                // The `network` statements are on their way all the same.
+                tracing::debug!(%refused, "FRR does not take an entry of the list of withdrawn VIPs");
+            }
+        }
+        if steps.iter().any(|step| matches!(step, Step::Withdraw(_))) {
+            self.withdrew_at = Some(Instant::now());
+        }
+        connection.pump(steps, &self.names, door, outcomes).await
     }
 }
 
@@ -222,17 +257,30 @@ impl Connection {
         Ok(refused)
     }
 
-    async fn pump(&mut self, steps: &[Step], names: &Names, outcomes: &mut [Option<Outcome>]) -> Result<(), FrrError> {
-        let mut batches = Batches::new(steps, names);
-        let mut flight = VecDeque::with_capacity(WINDOW);
+    async fn pump(
+        &mut self,
+        steps: &[Step],
+        names: &Names,
+        door: &Door,
+        outcomes: &mut [Option<Outcome>],
+    ) -> Result<(), FrrError> {
+        let mut batches = Batches::new(steps, names, door);
+        let window = match door {
+            Door::Only => WINDOW,
+            Door::Named { vrf, .. } => {
+                self.session.ask(&Line::fixed(INSTANCES)).await.and_then(|reply| there(&reply, vrf))?;
+                1
+            }
+        };
+        let mut flight = VecDeque::with_capacity(window);
         loop {
-            while flight.len() < WINDOW
+            while flight.len() < window
                 && let Some(batch) = batches.next()
             {
                 if let Err(error) = self.session.send(batch.bytes(), batch.roles().len()).await {
                     // What was answered before the connection ended is known.
                     while let Some(reply) = self.session.reply_left()? {
-                        settle(&mut flight, &reply, steps, outcomes);
+                        let _about = settle(&mut flight, &reply, steps, outcomes);
                     }
                     return Err(error);
                 }
@@ -251,19 +299,32 @@ impl Connection {
                     self.session.reply().await?
                 }
             };
-            settle(&mut flight, &reply, steps, outcomes);
+            let role = settle(&mut flight, &reply, steps, outcomes);
+            if let (Some(Role::Instances), Door::Named { vrf, .. }) = (role, door) {
+                there(&reply, vrf)?;
+            }
         }
     }
 }
 
-/// Gives a reply to the batch that it answers: the oldest one.
-fn settle(flight: &mut VecDeque<Flight>, reply: &Reply, steps: &[Step], outcomes: &mut [Option<Outcome>]) {
-    if let Some(oldest) = flight.front_mut() {
-        oldest.take(reply, steps, outcomes);
-        if oldest.is_over() {
-            flight.pop_front();
-        }
+/// The instance is there still. Without this check its name would make it anew after an operator has removed it.
+fn there(reply: &Reply, vrf: &Vrf) -> Result<(), FrrError> {
+    if has_instance(&reply.text, vrf) { Ok(()) } else { Err(FrrError::InstanceGone(vrf.clone())) }
+}
+
+/// Gives a reply to the batch that it answers, the oldest one, and says what it was about.
+fn settle(
+    flight: &mut VecDeque<Flight>,
+    reply: &Reply,
+    steps: &[Step],
+    outcomes: &mut [Option<Outcome>],
+) -> Option<Role> {
+    let oldest = flight.front_mut()?;
+    let role = oldest.take(reply, steps, outcomes);
+    if oldest.is_over() {
+        flight.pop_front();
     }
+    role
 }
 
 /// A batch that was sent.
@@ -276,7 +337,7 @@ struct Flight {
 }
 
 impl Flight {
-    fn take(&mut self, reply: &Reply, steps: &[Step], outcomes: &mut [Option<Outcome>]) {
+    fn take(&mut self, reply: &Reply, steps: &[Step], outcomes: &mut [Option<Outcome>]) -> Option<Role> {
         let role = self.batch.roles().get(self.replies).copied();
         self.replies += 1;
         match role {
@@ -288,8 +349,9 @@ impl Flight {
                     *slot = Some(outcome(step, self.refused.as_deref(), reply));
                 }
             }
-            Some(Role::Enter | Role::Setting | Role::Leave) | None => {}
+            Some(Role::Enter | Role::Setting | Role::Leave | Role::Instances) | None => {}
         }
+        role
     }
 
     fn is_over(&self) -> bool {
@@ -354,7 +416,8 @@ mod tests {
             Step::Withdraw(vip("10.0.0.2")),
             Step::add_address(vip("10.0.0.3"), None),
         ];
-        let admission = Admission::Open { foreign: Arc::new(BTreeSet::from([vip("10.0.0.2")])), asn: 65001 };
+        let admission =
+            Admission::Open { foreign: Arc::new(BTreeSet::from([vip("10.0.0.2")])), asn: 65001, door: Door::Only };
         let (admitted, refused) = admit(steps.clone(), &admission);
         assert_eq!(admitted, steps[..1]);
         assert!(refused.iter().all(|applied| matches!(applied.outcome, Outcome::GiveUp(_))));
@@ -364,8 +427,8 @@ mod tests {
     #[test]
     fn nothing_is_sent_while_frr_cannot_be_used() {
         let steps = vec![Step::advertise(vip("10.0.0.1"))];
-        let (admitted, refused) = admit(steps, &Admission::Closed(BgpFault::NoInstance));
+        let (admitted, refused) = admit(steps, &Admission::Closed(BgpFault::Silent));
         assert!(admitted.is_empty());
-        assert!(matches!(&refused[0].outcome, Outcome::Retry(_, why) if why.contains("NoInstance")));
+        assert!(matches!(&refused[0].outcome, Outcome::Retry(_, why) if why.contains("Silent")));
     }
 }

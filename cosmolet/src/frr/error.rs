@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::engine::observed::BgpFault;
+use crate::engine::types::Vrf;
 
 /// An error of the edge; one variant for each thing the caller does differently.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,9 @@ pub enum FrrError {
     /// bgpd gave no reply in time. What was sent may have been carried out, or still will be.
     #[error("bgpd gave no reply within {0:?}")]
     Timeout(Duration),
+    /// The VRF's instance was there when the configuration was read, and is not any more.
+    #[error("FRR has no `router bgp` in the VRF {0} any more")]
+    InstanceGone(Vrf),
     /// bgpd answered something that no vty server sends.
     #[error("bgpd's reply cannot be understood: {0}")]
     Garbled(String),
@@ -56,6 +60,7 @@ impl FrrError {
             Self::Unreachable { .. } | Self::Closed => BgpFault::Unreachable(self.to_string()),
             Self::PermissionDenied { .. } => BgpFault::PermissionDenied(self.to_string()),
             Self::Timeout(_) => BgpFault::Silent,
+            Self::InstanceGone(vrf) => BgpFault::NoInstance { vrf: vrf.clone(), others: Vec::new() },
             Self::Garbled(what) => BgpFault::BadReply(what.clone()),
         }
     }

@@ -61,10 +61,11 @@ impl Names {
 
     /// A route-map that statements use was removed: its content goes by the other name from now on.
     pub fn avoid(&mut self, removed: FrrMap) {
-        if removed.again {
-            self.again.remove(&removed.content);
+        let FrrMap { content, again } = removed.other();
+        if again {
+            self.again.insert(content);
         } else {
-            self.again.insert(removed.content);
+            self.again.remove(&content);
         }
     }
 }

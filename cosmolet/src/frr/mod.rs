@@ -1,6 +1,7 @@
 //! FRR, through bgpd's vty socket.
 //!
-//! Owns what cosmolet reads from bgpd and the `network` statements it puts there, which carry one of its route-maps.
+//! Owns what cosmolet reads from bgpd and the `network` statements it puts there, which carry one of its route-maps, and the
+//! entries of the prefix-list that an operator may lend (`withdrawn`).
 //! Never touches an instance, a peer, or a statement of anybody else, and never writes FRR's configuration to disk.
 
 mod apply;
@@ -11,6 +12,7 @@ mod observer;
 pub mod render;
 mod rib;
 pub mod vty;
+pub mod withdrawn;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +25,7 @@ use self::observer::{Memory, Observer};
 use crate::engine::event::Event;
 use crate::engine::observed::BgpFault;
 use crate::engine::plan::{Applied, Outcome, Step};
-use crate::engine::types::{Mode, Vip};
+use crate::engine::types::{Mode, Vip, Vrf};
 
 /// The socket's name within its directory.
 pub const SOCKET: &str = "bgpd.vty";
@@ -37,6 +39,10 @@ pub struct Options {
     pub asn: Option<u32>,
     /// Overrides what is detected, for both families (`bgp.mode`).
     pub mode: Option<Mode>,
+    /// The VRF whose instance VIPs go into (`bgp.vrf`).
+    pub vrf: Vrf,
+    /// VIPs have addresses (`loopback.enabled`); if not, FRR must not check for them.
+    pub addresses: bool,
     /// How long bgpd may say nothing while it owes a reply.
     pub patience: Duration,
     /// The time between two readings of the running configuration when nothing happens.
@@ -51,6 +57,8 @@ impl Options {
             socket_dir: socket_dir.into(),
             asn: None,
             mode: None,
+            vrf: Vrf::default(),
+            addresses: true,
             patience: Duration::from_secs(2),
             period: Duration::from_secs(10),
         }

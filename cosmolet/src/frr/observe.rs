@@ -11,21 +11,27 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::maps::FrrMap;
+use super::render::Door;
+use super::withdrawn::{LIST, List};
 use crate::engine::attributes::MAP_PREFIX;
 use crate::engine::observed::{BgpFault, BgpView, Network, PeerView, RibState, UnixSeconds};
-use crate::engine::types::{Family, Mode, PerFamily, Vip};
+use crate::engine::types::{Family, Mode, PerFamily, Vip, Vrf};
 
 /// What matters of a running configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunningConfig {
+    /// The VRF of the instance that the rest is about.
+    pub vrf: Vrf,
     /// Its BGP instances, in their order.
     pub instances: Vec<Instance>,
-    /// The default VRF's instance has `redistribute connected`, by family.
+    /// The instance has `redistribute connected`, by family.
     pub connected: PerFamily<bool>,
-    /// The host prefixes among the default VRF's `network` statements.
+    /// The host prefixes among its `network` statements.
     pub networks: BTreeMap<Vip, Network>,
-    /// The default VRF's peers by name; with their address, where the name is one.
+    /// Its peers by name; with their address, where the name is one.
     pub peers: BTreeMap<String, Option<IpAddr>>,
+    /// It has `no bgp network import-check`: a `network` statement needs no address.
+    pub unchecked: bool,
     /// BFD watches some peer.
     pub bfd: bool,
     /// The route-maps of ours that are defined.
@@ -34,6 +40,8 @@ pub struct RunningConfig {
     pub used_maps: BTreeSet<FrrMap>,
     /// Those that the `network` statements name, be they defined or not.
     pub named_maps: BTreeSet<FrrMap>,
+    /// The prefix-list of withdrawn VIPs, by family.
+    pub withdrawn: PerFamily<List>,
 }
 
 /// A `router bgp`.
@@ -49,17 +57,23 @@ impl Instance {
     fn label(&self) -> String {
         self.name.clone().unwrap_or_else(|| "default".to_owned())
     }
+
+    fn is_of(&self, vrf: &Vrf) -> bool {
+        self.name == vrf.name().map(|name| format!("vrf {name}"))
+    }
 }
 
 impl RunningConfig {
-    /// Reads the text of `show running-config`. Lines that mean nothing to cosmolet are passed over.
+    /// Reads the text of `show running-config` for the instance of a VRF. Lines that mean nothing to cosmolet are passed over.
     #[must_use]
-    pub fn parse(text: &str) -> Self {
-        let mut config = Self::default();
-        for line in lines(text) {
+    pub fn parse(text: &str, vrf: &Vrf) -> Self {
+        let mut config = Self { vrf: vrf.clone(), ..Self::default() };
+        for line in lines(text, vrf) {
             match (line.heads, line.words.as_slice()) {
-                (true, ["router", "bgp", asn, rest @ ..]) => config.enter(asn, rest),
+                (true, ["router", "bgp", asn, rest @ ..]) => config.instances.extend(instance(asn, rest)),
                 (true, ["route-map", name, ..]) => config.maps.extend(FrrMap::parse(name)),
+                (true, ["ip", "prefix-list", LIST, entry @ ..]) => config.withdrawn.v4.entry(Family::V4, entry),
+                (true, ["ipv6", "prefix-list", LIST, entry @ ..]) => config.withdrawn.v6.entry(Family::V6, entry),
                 (true, _) => {}
                 (false, words) => {
                     config.used_maps.extend(words.iter().filter_map(|word| FrrMap::parse(word)));
@@ -88,22 +102,18 @@ impl RunningConfig {
         self.named_maps.difference(&self.maps).copied()
     }
 
-    /// `router bgp ASN [vrf|view NAME] [as-notation ...]`
-    fn enter(&mut self, asn: &str, rest: &[&str]) {
-        let Some(asn) = parse_asn(asn) else { return };
-        let name = match rest {
-            [kind @ ("vrf" | "view"), name, ..] => Some(format!("{kind} {name}")),
-            _ => None,
-        };
-        self.instances.push(Instance { asn, name });
-    }
-
     fn line(&mut self, place: Place, words: &[&str]) {
         if place == Place::Outside {
             return;
         }
         match words {
+            ["neighbor", _, "prefix-list", LIST, "out"] => {
+                if let Some(family) = place.unicast() {
+                    self.withdrawn.get_mut(family).applied = true;
+                }
+            }
             ["neighbor", name, rest @ ..] if place == Place::Router => self.neighbor(name, rest),
+            ["no", "bgp", "network", "import-check"] => self.unchecked = true,
             ["network", prefix, rest @ ..] => self.network(place, prefix, rest),
             ["redistribute", "connected", ..] => {
                 if let Some(family) = place.unicast() {
@@ -139,22 +149,28 @@ impl RunningConfig {
         self.networks.insert(vip, network);
     }
 
-    /// Finds the one instance that bare `router bgp` opens: FRR refuses it as soon as there is a second one, be it a
-    /// VRF's or a view's, and does not take a VRF's only instance for it.
+    /// Finds the VRF's instance.
     ///
     /// # Errors
-    /// The fault, when there is none, several, or one of another AS number than `configured`.
+    /// The fault, when there is none, or one of another AS number than `configured`.
     pub fn instance(&self, configured: Option<u32>) -> Result<&Instance, BgpFault> {
-        let [instance] = self.instances.as_slice() else {
-            return Err(match self.instances.as_slice() {
-                [] => BgpFault::NoInstance,
-                several => BgpFault::SeveralInstances(several.iter().map(Instance::label).collect()),
-            });
+        let Some(instance) = self.instances.iter().find(|instance| instance.is_of(&self.vrf)) else {
+            let others = self.instances.iter().map(Instance::label).collect();
+            return Err(BgpFault::NoInstance { vrf: self.vrf.clone(), others });
         };
         match configured {
-            _ if instance.name.is_some() => Err(BgpFault::NoInstance),
             Some(asn) if asn != instance.asn => Err(BgpFault::AsnMismatch { configured: asn, found: instance.asn }),
             _ => Ok(instance),
+        }
+    }
+
+    /// How to get into the instance of this AS number. FRR takes the bare form for the default VRF's, and only while there is
+    /// no other, be it a VRF's or a view's.
+    #[must_use]
+    pub fn door(&self, asn: u32) -> Door {
+        match self.instances.as_slice() {
+            [Instance { name: None, .. }] => Door::Only,
+            _ => Door::Named { asn, vrf: self.vrf.clone() },
         }
     }
 
@@ -205,8 +221,8 @@ pub struct ConfigLine<'text> {
     pub text: &'text str,
 }
 
-/// The lines of a running configuration that say something, each with its place.
-pub fn lines(text: &str) -> impl Iterator<Item = ConfigLine<'_>> {
+/// The lines of a running configuration that say something, each with its place as the instance of a VRF sees it.
+pub fn lines<'text>(text: &'text str, vrf: &Vrf) -> impl Iterator<Item = ConfigLine<'text>> {
     let mut place = Place::Outside;
     text.lines().filter_map(move |line| {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
@@ -215,7 +231,7 @@ pub fn lines(text: &str) -> impl Iterator<Item = ConfigLine<'_>> {
         }
         let heads = !line.starts_with(' ');
         let at = if heads { Place::Outside } else { place };
-        place = at.after(heads, &words);
+        place = at.after(heads, &words, vrf);
         Some(ConfigLine { place: at, heads, words, text: line.trim() })
     })
 }
@@ -223,7 +239,7 @@ pub fn lines(text: &str) -> impl Iterator<Item = ConfigLine<'_>> {
 /// Where in a configuration a line stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// Anywhere but in the default VRF's instance.
+    /// Anywhere but in the instance.
     Outside,
     /// In the instance, outside its address families: IPv4 unicast, for the statements that are of a family.
     Router,
@@ -235,12 +251,11 @@ pub enum Place {
 
 impl Place {
     /// The place of the line that follows one.
-    fn after(self, heads: bool, words: &[&str]) -> Self {
+    fn after(self, heads: bool, words: &[&str], vrf: &Vrf) -> Self {
         match (heads, words) {
-            (true, ["router", "bgp", asn, rest @ ..]) if parse_asn(asn).is_some() => match rest {
-                ["vrf" | "view", _, ..] => Self::Outside,
-                _ => Self::Router,
-            },
+            (true, ["router", "bgp", asn, rest @ ..]) if instance(asn, rest).is_some_and(|it| it.is_of(vrf)) => {
+                Self::Router
+            }
             (true, _) => Self::Outside,
             (false, _) if self == Self::Outside => self,
             (false, ["address-family", family, rest @ ..]) => Self::family(family, rest),
@@ -271,6 +286,15 @@ impl Place {
 
 const fn is_unicast(safi: &str) -> bool {
     matches!(safi.as_bytes(), b"unicast")
+}
+
+/// `router bgp ASN [vrf|view NAME] [as-notation ...]`
+fn instance(asn: &str, rest: &[&str]) -> Option<Instance> {
+    let name = match rest {
+        [kind @ ("vrf" | "view"), name, ..] => Some(format!("{kind} {name}")),
+        _ => None,
+    };
+    Some(Instance { asn: parse_asn(asn)?, name })
 }
 
 /// `65001`, or `1.10` with `as-notation dot`.
@@ -323,6 +347,29 @@ impl Sessions {
     }
 }
 
+/// Reads `show bgp vrfs json`: whether a VRF has an instance.
+#[must_use]
+pub fn has_instance(text: &str, vrf: &Vrf) -> bool {
+    let told: Instances = serde_json::from_str(text).unwrap_or_default();
+    match vrf.name() {
+        Some(name) => told.vrfs.contains_key(name),
+        // zebra may give the default one another name.
+        None => told.vrfs.values().any(|of| of.kind == "DFLT"),
+    }
+}
+
+#[derive(Default, Deserialize)]
+struct Instances {
+    #[serde(default)]
+    vrfs: BTreeMap<String, InstanceOf>,
+}
+
+#[derive(Deserialize)]
+struct InstanceOf {
+    #[serde(default, rename = "type")]
+    kind: String,
+}
+
 /// Reads `show bgp neighbors json`: of each peer that BFD watches, whether it finds it up.
 ///
 /// # Errors
@@ -353,7 +400,8 @@ struct PeerSummary {
 /// When it is not the JSON it should be.
 pub fn rib(text: &str) -> Result<RibState, serde_json::Error> {
     let entry: RibEntry = serde_json::from_str(text)?;
-    let local = entry.paths.iter().find(|path| path.sourced && path.valid);
+    // Of several, as by `network` and by `redistribute`, the best one: FRR lists them in any order.
+    let local = entry.paths.iter().filter(|path| path.sourced && path.valid).max_by_key(|path| path.bestpath.overall);
     Ok(RibState {
         valid: local.is_some(),
         best: local.is_some_and(|path| path.bestpath.overall),
@@ -410,6 +458,11 @@ mod tests {
     const UNNUMBERED_10: &str = include_str!("fixtures/unnumbered-10.3.conf");
     const ESTABLISHED: &str = include_str!("fixtures/established.conf");
     const INSTANCES: &str = include_str!("fixtures/instances.conf");
+    const INSTANCES_10: &str = include_str!("fixtures/instances-10.3.conf");
+
+    fn parse(text: &str) -> RunningConfig {
+        RunningConfig::parse(text, &Vrf::default())
+    }
 
     fn vip(text: &str) -> Vip {
         Vip::new(text.parse().unwrap())
@@ -417,8 +470,8 @@ mod tests {
 
     #[test]
     fn a_nodes_unnumbered_configuration_is_read() {
-        assert_eq!(RunningConfig::parse(UNNUMBERED), RunningConfig::parse(UNNUMBERED_10), "8.4 and 10.3 say the same");
-        let config = RunningConfig::parse(UNNUMBERED);
+        assert_eq!(parse(UNNUMBERED), parse(UNNUMBERED_10), "8.4 and 10.3 say the same");
+        let config = parse(UNNUMBERED);
         assert_eq!(config.instances, [Instance { asn: 4_200_000_011, name: None }]);
         assert_eq!(config.connected, PerFamily { v4: true, v6: false });
         assert!(config.maps.is_empty(), "a route-map that is used but not defined");
@@ -443,7 +496,7 @@ mod tests {
     #[test]
     fn a_view_holds_modes_networks_and_sessions() {
         let sessions = Sessions::parse(include_str!("fixtures/established-summary.json")).unwrap();
-        let view = RunningConfig::parse(ESTABLISHED).view(7, Some(65012), None, &sessions).unwrap();
+        let view = parse(ESTABLISHED).view(7, Some(65012), None, &sessions).unwrap();
         assert_eq!((view.generation, view.asn), (7, 65012));
         assert_eq!(view.modes, PerFamily { v4: Mode::Dynamic, v6: Mode::Dynamic });
         assert_eq!(view.networks, BTreeMap::from([(vip("10.9.9.9"), Network::PLAIN)]));
@@ -457,13 +510,13 @@ mod tests {
         };
         assert_eq!(view.peers, [peer(0, "192.0.2.1", address), peer(1, "eth1", None)]);
         assert!(view.peers.iter().all(|peer| peer.since.is_some()));
-        assert_eq!(RunningConfig::parse(ESTABLISHED).maps, [FrrMap::PLAIN].into());
+        assert_eq!(parse(ESTABLISHED).maps, [FrrMap::PLAIN].into());
     }
 
     #[test]
     fn idle_peers_are_not_established() {
         let sessions = Sessions::parse(include_str!("fixtures/unnumbered-summary.json")).unwrap();
-        let view = RunningConfig::parse(UNNUMBERED).view(1, None, None, &sessions).unwrap();
+        let view = parse(UNNUMBERED).view(1, None, None, &sessions).unwrap();
         assert_eq!(view.modes, PerFamily { v4: Mode::Connected, v6: Mode::Dynamic });
         assert_eq!(view.peers.len(), 3);
         assert!(view.peers.iter().all(|peer| !peer.established));
@@ -471,31 +524,72 @@ mod tests {
 
     #[test]
     fn an_override_wins_over_what_is_detected() {
-        let config = RunningConfig::parse(UNNUMBERED);
+        let config = parse(UNNUMBERED);
         for mode in [Mode::Connected, Mode::Dynamic] {
             let view = config.view(1, None, Some(mode), &Sessions::default()).unwrap();
             assert_eq!(view.modes, PerFamily { v4: mode, v6: mode });
         }
     }
 
+    /// One fixture for each version of FRR, and what it means to each VRF.
     #[test]
-    fn only_one_instance_in_the_default_vrf_will_do() {
-        let several = RunningConfig::parse(INSTANCES);
-        let names = ["default", "vrf blue", "view lab"].map(str::to_owned).to_vec();
-        assert_eq!(several.instance(None), Err(BgpFault::SeveralInstances(names)));
-        assert_eq!(several.connected, PerFamily { v4: false, v6: true }, "what stands in a VRF does not count");
-        assert_eq!(several.networks, BTreeMap::from([(vip("10.9.9.1"), Network::Foreign)]));
-        assert_eq!(several.peers.len(), 1);
+    fn each_vrf_has_modes_networks_and_peers_of_its_own() {
+        for (text, asns) in [(INSTANCES, [65012, 65013]), (INSTANCES_10, [65012, 65013])] {
+            let of = |name: &str| RunningConfig::parse(text, &Vrf::parse(name).unwrap());
+            let (default, blue) = (of(""), of("blue"));
+            assert_eq!(default.instances, blue.instances);
+            assert_eq!([&default, &blue].map(|config| config.instance(None).unwrap().asn), asns);
+            assert_eq!(default.connected, PerFamily { v4: false, v6: true });
+            assert_eq!(blue.connected, PerFamily { v4: true, v6: false });
+            assert_eq!(default.networks, BTreeMap::from([(vip("10.9.9.1"), Network::Foreign)]));
+            assert_eq!(blue.networks, BTreeMap::from([(vip("10.9.9.2"), Network::Foreign)]));
+            assert!(default.peers.contains_key("192.0.2.1") && blue.peers.contains_key("198.51.100.1"));
+            assert_eq!((default.peers.len(), blue.peers.len()), (1, 1));
+            assert_eq!(default.door(asns[0]), Door::Named { asn: asns[0], vrf: Vrf::default() });
+        }
+    }
 
-        assert_eq!(RunningConfig::parse("frr version 8.4.4\n!\n").instance(None), Err(BgpFault::NoInstance));
-        let vrf = RunningConfig::parse("router bgp 65001 vrf red\n network 10.0.0.1/32\n");
-        assert_eq!(vrf.instance(None), Err(BgpFault::NoInstance));
-        assert!(vrf.networks.is_empty());
+    #[test]
+    fn a_vrf_without_an_instance_is_a_fault_that_names_the_others() {
+        let lab = Vrf::parse("lab").unwrap();
+        let others = ["default", "vrf blue", "view lab"].map(str::to_owned).to_vec();
+        assert_eq!(
+            RunningConfig::parse(INSTANCES, &lab).instance(None),
+            Err(BgpFault::NoInstance { vrf: lab, others }),
+            "a view is none"
+        );
+        let none = BgpFault::NoInstance { vrf: Vrf::default(), others: Vec::new() };
+        assert_eq!(parse("frr version 8.4.4\n!\n").instance(None), Err(none));
+        let red = parse("router bgp 65001 vrf red\n network 10.0.0.1/32\n");
+        assert!(matches!(red.instance(None), Err(BgpFault::NoInstance { others, .. }) if others == ["vrf red"]));
+        assert!(red.networks.is_empty());
+        assert_eq!(parse("router bgp 65001\n").door(65001), Door::Only);
+    }
+
+    #[test]
+    fn the_instances_that_frr_tells_of() {
+        let [red, blue] = ["red", "blue"].map(|name| Vrf::parse(name).unwrap());
+        let told = r#"{"vrfs":{"main":{"type":"DFLT"},"red":{"type":"VRF"}},"totalVrfs":2}"#;
+        assert!(has_instance(told, &Vrf::default()) && has_instance(told, &red) && !has_instance(told, &blue));
+        for none in ["{\"vrfs\":{}}", "{}", "% no", r#"{"vrfs":{"red":{"type":"VRF"}}}"#] {
+            assert!(!has_instance(none, &Vrf::default()), "{none}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_lent_is_found_where_it_is_applied() {
+        let text = "router bgp 65001\n address-family ipv6 unicast\n  neighbor T prefix-list COSMOLET-WITHDRAWN out\n \
+                    exit-address-family\nexit\nip prefix-list COSMOLET-WITHDRAWN seq 4294967295 permit any\n\
+                    ipv6 prefix-list COSMOLET-WITHDRAWN seq 7 deny 2001:db8::1/128\n\
+                    ipv6 prefix-list COSMOLET-WITHDRAWN seq 4294967295 permit any\n";
+        let config = parse(text);
+        assert!(config.withdrawn.v6.is_lent() && !config.withdrawn.v4.is_lent());
+        assert_eq!(config.withdrawn.v6.denied, BTreeMap::from([(vip("2001:db8::1"), 7)]));
     }
 
     #[test]
     fn the_as_number_has_to_match() {
-        let config = RunningConfig::parse(ESTABLISHED);
+        let config = parse(ESTABLISHED);
         let mismatch = BgpFault::AsnMismatch { configured: 65099, found: 65012 };
         assert_eq!(config.instance(Some(65099)), Err(mismatch));
         assert!(config.instance(Some(65012)).is_ok());
@@ -503,9 +597,9 @@ mod tests {
 
     #[test]
     fn as_numbers_with_a_dot() {
-        let config = RunningConfig::parse("router bgp 1.10 as-notation dot\n");
+        let config = parse("router bgp 1.10 as-notation dot\n");
         assert_eq!(config.instance(None).unwrap().asn, 65546);
-        assert!(RunningConfig::parse("router bgp 70000.1\n").instances.is_empty());
+        assert!(parse("router bgp 70000.1\n").instances.is_empty());
     }
 
     #[test]
@@ -516,7 +610,7 @@ mod tests {
                    address-family ipv6\n network 2001:db8::1/128 route-map COSMOLET-X\n network 2001:db8::/64\n \
                    exit-address-family\n address-family ipv4 multicast\n network 10.0.0.5/32\n redistribute connected\n \
                    exit-address-family\n network 10.0.0.6/32\nline vty\n network 10.0.0.7/32\n";
-        let config = RunningConfig::parse(old);
+        let config = parse(old);
         let networks = [
             ("10.0.0.1", Network::Foreign),
             ("10.0.0.2", Network::Foreign),
@@ -532,7 +626,7 @@ mod tests {
     fn names_that_only_look_like_ours_are_not() {
         let text =
             "router bgp 1\n network 10.0.0.1/32 route-map MY-COSMOLET-X\n network 10.0.0.2/32 route-map cosmolet-x\n";
-        assert!(RunningConfig::parse(text).networks.values().all(|owner| *owner == Network::Foreign));
+        assert!(parse(text).networks.values().all(|owner| *owner == Network::Foreign));
     }
 
     #[test]
@@ -547,6 +641,9 @@ mod tests {
         assert_eq!(rib("{\n}\n").unwrap(), RibState::default());
         let learned = r#"{"paths":[{"valid":true,"bestpath":{"overall":true}},{"valid":true,"sourced":true}]}"#;
         assert_eq!(rib(learned).unwrap(), RibState { valid: true, ..RibState::default() });
+        let both =
+            r#"{"paths":[{"valid":true,"sourced":true},{"valid":true,"sourced":true,"bestpath":{"overall":true}}]}"#;
+        assert!(rib(both).unwrap().best);
         assert!(rib("nonsense").is_err());
     }
 
@@ -568,13 +665,13 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_can_be_read(text in "([ a-z0-9./:!-]{0,30}\n){0,20}") {
-            let _config = RunningConfig::parse(&text);
+            let _config = parse(&text);
         }
 
         #[test]
         fn lines_may_be_cut_anywhere(cut in 0..UNNUMBERED.len()) {
-            let whole = RunningConfig::parse(UNNUMBERED);
-            let part = RunningConfig::parse(UNNUMBERED.get(..cut).unwrap_or_default());
+            let whole = parse(UNNUMBERED);
+            let part = parse(UNNUMBERED.get(..cut).unwrap_or_default());
             prop_assert!(part.networks.len() <= whole.networks.len() + 1);
             prop_assert!(part.instances.len() <= 1);
         }

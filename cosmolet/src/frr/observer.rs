@@ -19,10 +19,11 @@ use super::vty::{Line, Reply, Session, Status};
 use super::{Options, Request};
 use crate::engine::event::Event;
 use crate::engine::observed::{BgpFault, BgpState, BgpView, PeerNames, RibReport, RibState, steady};
+use crate::engine::types::Vrf;
 
 const RUNNING_CONFIG: Line = Line::fixed("show running-config");
-const SUMMARY: Line = Line::fixed("show bgp summary json");
-const NEIGHBORS: Line = Line::fixed("show bgp neighbors json");
+const SUMMARY: &str = "summary json";
+const NEIGHBORS: &str = "neighbors json";
 /// With more peers than these BFD is not asked for: the answer has 5 kB for each.
 const MOST_NEIGHBORS: usize = 16;
 
@@ -141,9 +142,11 @@ impl Observer {
     fn pause_after(&self, error: &FrrError) -> Duration {
         match error {
             FrrError::PermissionDenied { .. } => OPERATOR_POLL,
-            FrrError::Unreachable { .. } | FrrError::Closed | FrrError::Timeout(_) | FrrError::Garbled(_) => {
-                self.poll()
-            }
+            FrrError::Unreachable { .. }
+            | FrrError::Closed
+            | FrrError::Timeout(_)
+            | FrrError::InstanceGone(_)
+            | FrrError::Garbled(_) => self.poll(),
         }
     }
 
@@ -214,10 +217,10 @@ impl Observer {
     /// Reads the configuration and tells the engine; returns when to read next.
     async fn read(&mut self, session: &mut Session, cadence: &mut Cadence) -> Result<Duration, End> {
         let quiet = self.applier.quiet();
-        let replies = session.ask_all(&[RUNNING_CONFIG, SUMMARY]).await?;
-        let (config, mut sessions) = understand(&replies)?;
+        let replies = session.ask_all(&[RUNNING_CONFIG, Line::bgp(&self.options.vrf, SUMMARY)]).await?;
+        let (config, mut sessions) = understand(&replies, &self.options.vrf)?;
         if config.bfd && sessions.peers.len() <= MOST_NEIGHBORS {
-            let reply = session.ask(&NEIGHBORS).await?;
+            let reply = session.ask(&Line::bgp(&self.options.vrf, NEIGHBORS)).await?;
             // What BFD finds is shown and decides nothing: without it all goes on.
             sessions.bfd = observe::bfd(&reply.text).unwrap_or_default();
         }
@@ -226,6 +229,9 @@ impl Observer {
             self.memory.changed = Instant::now();
         }
         let state = config.view(self.memory.generation, self.options.asn, self.options.mode, &sessions);
+        let state = state.and_then(|view| {
+            if self.options.addresses || config.unchecked { Ok(view) } else { Err(BgpFault::ImportCheck) }
+        });
         if quiet.is_none() || quiet != self.applier.quiet() {
             // Steps were under way: the reading may be older than what the engine knows from them.
             cadence.overlaps += 1;
@@ -236,26 +242,16 @@ impl Observer {
         cadence.overlaps = 0;
         match state {
             Ok(view) => {
-                self.mind_maps(&config, quiet).await?;
-                let changed = self.tell_up(view).await?;
+                self.applier.mind(&config, quiet).await?;
+                let changed = self.tell_up(view, &config).await?;
                 cadence.settle = if changed { SETTLE } else { (cadence.settle * 2).min(self.options.period) };
                 Ok(cadence.settle)
             }
             Err(fault) => {
-                let pause = if fault == BgpFault::NoInstance { self.poll() } else { OPERATOR_POLL };
+                let pause = if matches!(fault, BgpFault::NoInstance { .. }) { self.poll() } else { OPERATOR_POLL };
                 self.tell_down(fault).await?;
                 Ok(pause)
             }
-        }
-    }
-
-    /// Route-maps of ours: those that somebody removed are made again with the step that the engine takes for them, for a
-    /// `network` originates nothing without its own; those that nothing uses any more go.
-    async fn mind_maps(&self, config: &RunningConfig, quiet: Option<u64>) -> Result<(), End> {
-        self.applier.has_maps(config);
-        match (config.unused_maps(), quiet) {
-            (unused, Some(quiet)) if !unused.is_empty() => Ok(self.applier.remove_maps(&unused, quiet).await?),
-            _ => Ok(()),
         }
     }
 
@@ -271,7 +267,8 @@ impl Observer {
             return Ok(());
         }
         let vips = self.memory.rib.take(Instant::now());
-        let replies = session.ask_all(&vips.iter().copied().map(Line::prefix_query).collect::<Vec<_>>()).await?;
+        let questions = vips.iter().map(|vip| Line::prefix_query(&self.options.vrf, *vip));
+        let replies = session.ask_all(&questions.collect::<Vec<_>>()).await?;
         let peers = &mut self.memory.peers;
         let report = |(vip, reply)| {
             let mut rib = rib_state(reply)?;
@@ -284,15 +281,18 @@ impl Observer {
     }
 
     /// True if that was news.
-    async fn tell_up(&mut self, mut view: BgpView) -> Result<bool, Finished> {
+    async fn tell_up(&mut self, mut view: BgpView, config: &RunningConfig) -> Result<bool, Finished> {
         if let Some(BgpState::Up(told)) = &self.memory.told {
             for peer in &mut view.peers {
                 let before = told.peers.iter().find(|other| other.name == peer.name);
                 peer.since = steady(peer.since, before.and_then(|before| before.since));
             }
         }
-        self.admission
-            .send_replace(Admission::Open { foreign: Arc::new(observe::foreign(&view.networks)), asn: view.asn });
+        self.admission.send_replace(Admission::Open {
+            foreign: Arc::new(observe::foreign(&view.networks)),
+            asn: view.asn,
+            door: config.door(view.asn),
+        });
         self.tell(BgpState::Up(view)).await
     }
 
@@ -311,15 +311,15 @@ impl Observer {
     }
 }
 
-/// Reads the replies to [`RUNNING_CONFIG`] and [`SUMMARY`].
-fn understand(replies: &[Reply]) -> Result<(RunningConfig, Sessions), FrrError> {
+/// Reads the replies to [`RUNNING_CONFIG`] and [`SUMMARY`]'s question.
+fn understand(replies: &[Reply], vrf: &Vrf) -> Result<(RunningConfig, Sessions), FrrError> {
     let [config, summary] = replies else { return Err(FrrError::Garbled("replies are missing".to_owned())) };
     if config.status != Status::Success {
         return Err(FrrError::Garbled(format!("`{}`: {}", RUNNING_CONFIG.as_str(), config.summary())));
     }
-    let sessions = Sessions::parse(&summary.text)
-        .map_err(|error| FrrError::Garbled(format!("`{}`: {error}", SUMMARY.as_str())))?;
-    Ok((RunningConfig::parse(&config.text), sessions))
+    let sessions =
+        Sessions::parse(&summary.text).map_err(|error| FrrError::Garbled(format!("`show bgp {SUMMARY}`: {error}")))?;
+    Ok((RunningConfig::parse(&config.text, vrf), sessions))
 }
 
 /// FRR answers a warning, without an instance or without the prefix.

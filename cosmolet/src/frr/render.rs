@@ -1,8 +1,8 @@
 //! Steps to batches of commands, and replies back to outcomes. Pure.
 //!
-//! Owns every configuration command that cosmolet ever sends. Never names an instance (bare `router bgp` cannot create
-//! one), and never leaves bgpd in a configuration node: a session parked in an address family while another runs
-//! `no router bgp` aborts bgpd (measured on 8.4.4 and 10.3).
+//! Owns every configuration command that cosmolet ever sends. Names an instance only where FRR has several (bare `router
+//! bgp` cannot create one), and never leaves bgpd in a configuration node: a session parked in an address family while
+//! another runs `no router bgp` aborts bgpd (measured on 8.4.4 and 10.3).
 
 use std::time::Duration;
 
@@ -10,13 +10,15 @@ use super::maps::{FrrMap, Names};
 use super::vty::{Reply, Status, push_line};
 use crate::engine::attributes::{ExtendedKind, Route};
 use crate::engine::plan::{Outcome, Step};
-use crate::engine::types::{Family, Vip};
+use crate::engine::types::{Family, Vip, Vrf};
 
 /// The size of a batch in bytes: what vtysh_read reads at a time (`VTY_READ_BUFSIZ`), so that a batch is carried out in
 /// one callback and no other user of the vty can come in between.
 pub const BATCH_BYTES: usize = 512;
 
 const LEAVE: &str = "end";
+/// Asks which instances there are.
+pub(super) const INSTANCES: &str = "show bgp vrfs json";
 
 /// Tried again after this time when FRR refused a configuration command.
 const REFUSED_RETRY: Duration = Duration::from_secs(1);
@@ -28,6 +30,42 @@ pub(super) const LOST_RETRY: Duration = Duration::from_millis(100);
 pub struct Batch {
     bytes: Vec<u8>,
     roles: Vec<Role>,
+    leave: &'static [(Role, &'static str)],
+}
+
+/// How a batch gets into the instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// `router bgp`: FRR has no other, and this never makes one.
+    Only,
+    /// `router bgp ASN [vrf NAME]`, as FRR demands where it has several. This makes the instance if it is gone; so the answer
+    /// to [`INSTANCES`], with which each batch ends, is waited for before the next one is sent.
+    Named {
+        /// The AS number.
+        asn: u32,
+        /// The VRF.
+        vrf: Vrf,
+    },
+}
+
+impl Door {
+    fn command(&self) -> String {
+        match self {
+            Self::Only => "router bgp".to_owned(),
+            Self::Named { asn, vrf } => match vrf.name() {
+                None => format!("router bgp {asn}"),
+                Some(name) => format!("router bgp {asn} vrf {name}"),
+            },
+        }
+    }
+
+    /// The lines with which a batch ends.
+    const fn leave(&self) -> &'static [(Role, &'static str)] {
+        match self {
+            Self::Only => &[(Role::Leave, LEAVE)],
+            Self::Named { .. } => &[(Role::Leave, LEAVE), (Role::Instances, INSTANCES)],
+        }
+    }
 }
 
 /// What a reply of a batch is about.
@@ -37,10 +75,12 @@ pub enum Role {
     Enter,
     /// The step with this index.
     Step(usize),
-    /// A line of a route-map.
+    /// A line of a route-map, or one that stands for itself.
     Setting,
     /// The command that leaves configuration.
     Leave,
+    /// Whether the instance is there for the next batch.
+    Instances,
 }
 
 impl Batch {
@@ -60,54 +100,55 @@ impl Batch {
     /// originates nothing. `asn` is what is prepended.
     #[must_use]
     pub fn route_map(map: FrrMap, route: &Route, asn: u32) -> Vec<Self> {
-        let enter = format!("route-map {map} permit 10");
-        let open = || {
-            let mut batch = Self::open(None);
-            batch.push(Role::Enter, &enter);
-            batch
-        };
+        Self::packed(Some(&format!("route-map {map} permit 10")), &settings(route, asn))
+    }
+
+    /// The batches that remove route-maps of ours that nothing uses.
+    #[must_use]
+    pub fn no_route_maps(names: &[FrrMap]) -> Vec<Self> {
+        Self::lines(&names.iter().map(|name| format!("no route-map {name}")).collect::<Vec<_>>())
+    }
+
+    /// The batches of lines that stand for themselves; none of none.
+    #[must_use]
+    pub fn lines(lines: &[String]) -> Vec<Self> {
+        if lines.is_empty() { Vec::new() } else { Self::packed(None, lines) }
+    }
+
+    /// As many batches as the lines need, each of which enters a node first, if there is one.
+    fn packed(node: Option<&str>, lines: &[String]) -> Vec<Self> {
+        let open = || Self::open(&Door::Only, node);
         let (mut batches, mut batch) = (Vec::new(), open());
-        for line in settings(route, asn) {
-            if !batch.push(Role::Setting, &line) {
+        for line in lines {
+            if !batch.push(Role::Setting, line) {
                 batches.push(std::mem::replace(&mut batch, open()).close());
-                batch.push(Role::Setting, &line);
+                batch.push(Role::Setting, line);
             }
         }
         batches.push(batch.close());
         batches
     }
 
-    /// The batches that remove route-maps of ours that nothing uses.
-    #[must_use]
-    pub fn no_route_maps(names: &[FrrMap]) -> Vec<Self> {
-        // Eight of the longest names fit.
-        names.chunks(8).map(Self::without).collect()
-    }
-
-    fn without(names: &[FrrMap]) -> Self {
-        let mut batch = Self::open(None);
-        for name in names {
-            batch.push(Role::Setting, &format!("no route-map {name}"));
-        }
-        batch.close()
-    }
-
-    fn open(family: Option<Family>) -> Self {
-        let mut batch = Self { bytes: Vec::with_capacity(BATCH_BYTES), roles: Vec::with_capacity(24) };
+    fn open<'line>(door: &Door, lines: impl IntoIterator<Item = &'line str>) -> Self {
+        let (bytes, roles) = (Vec::with_capacity(BATCH_BYTES), Vec::with_capacity(24));
+        let mut batch = Self { bytes, roles, leave: door.leave() };
         batch.push(Role::Enter, "configure terminal");
-        if family.is_some() {
-            batch.push(Role::Enter, "router bgp");
-        }
-        if family == Some(Family::V6) {
-            // IPv4 unicast is what `network` means right under `router bgp`; each command of the frame costs 20 µs.
-            batch.push(Role::Enter, "address-family ipv6 unicast");
+        for line in lines {
+            batch.push(Role::Enter, line);
         }
         batch
     }
 
+    fn in_instance(door: &Door, family: Family) -> Self {
+        // IPv4 unicast is what `network` means right under `router bgp`; each command of the frame costs 20 µs.
+        let address_family = (family == Family::V6).then_some("address-family ipv6 unicast");
+        Self::open(door, [door.command().as_str()].into_iter().chain(address_family))
+    }
+
     /// Appends a command; false, and nothing appended, if it does not fit.
     fn push(&mut self, role: Role, line: &str) -> bool {
-        let fits = self.bytes.len() + line.len() + LEAVE.len() + 2 <= BATCH_BYTES;
+        let leave: usize = self.leave.iter().map(|(_, line)| line.len() + 1).sum();
+        let fits = self.bytes.len() + line.len() + 1 + leave <= BATCH_BYTES;
         if fits {
             push_line(&mut self.bytes, line);
             self.roles.push(role);
@@ -118,10 +159,13 @@ impl Batch {
     /// Leaves configuration, and pads with blanks, which FRR ignores, so that the next batch starts a read of its own.
     /// Without the padding, an operator's `no router bgp` between two reads makes bgpd abort (8.4.4, 3 of 3).
     fn close(mut self) -> Self {
-        self.bytes.extend_from_slice(LEAVE.as_bytes());
+        for (role, line) in self.leave {
+            push_line(&mut self.bytes, line);
+            self.roles.push(*role);
+        }
+        self.bytes.pop();
         self.bytes.resize(BATCH_BYTES - 1, b' ');
         self.bytes.push(0);
-        self.roles.push(Role::Leave);
         self
     }
 }
@@ -133,15 +177,16 @@ impl Batch {
 pub struct Batches<'steps> {
     steps: &'steps [Step],
     names: &'steps Names,
+    door: &'steps Door,
     family: Option<Family>,
     next: usize,
 }
 
 impl<'steps> Batches<'steps> {
-    /// The batches of these steps, with their route-maps under these names.
+    /// The batches of these steps, into the instance behind this door, with their route-maps under these names.
     #[must_use]
-    pub const fn new(steps: &'steps [Step], names: &'steps Names) -> Self {
-        Self { steps, names, family: Some(Family::V4), next: 0 }
+    pub const fn new(steps: &'steps [Step], names: &'steps Names, door: &'steps Door) -> Self {
+        Self { steps, names, door, family: Some(Family::V4), next: 0 }
     }
 }
 
@@ -154,7 +199,7 @@ impl Iterator for Batches<'_> {
             let mut batch = None;
             while let Some(step) = self.steps.get(self.next) {
                 if let Some(line) = command(step, family, self.names) {
-                    let open = batch.get_or_insert_with(|| Batch::open(Some(family)));
+                    let open = batch.get_or_insert_with(|| Batch::in_instance(self.door, family));
                     if !open.push(Role::Step(self.next), &line) {
                         break;
                     }
@@ -266,7 +311,7 @@ mod tests {
             Step::advertise(vip("10.0.0.1")),
             Step::Withdraw(vip("10.0.0.2")),
         ];
-        let batches: Vec<_> = Batches::new(&steps, &Names::default()).collect();
+        let batches: Vec<_> = Batches::new(&steps, &Names::default(), &Door::Only).collect();
         assert_eq!(
             lines(&batches[0]),
             [
@@ -348,10 +393,10 @@ mod tests {
         let mut names = Names::default();
         let removed = named(&route);
         let step = [Step::Advertise(vip("10.0.0.1"), route)];
-        let command = Batches::new(&step, &names).next().unwrap();
+        let command = Batches::new(&step, &names, &Door::Only).next().unwrap();
         assert_eq!(lines(&command)[2], "network 10.0.0.1/32 route-map COSMOLET-0000000000000012-W3");
         names.avoid(removed);
-        let command = Batches::new(&step, &names).next().unwrap();
+        let command = Batches::new(&step, &names, &Door::Only).next().unwrap();
         assert_eq!(lines(&command)[2], "network 10.0.0.1/32 route-map COSMOLET-0000000000000012-W3-AGAIN");
     }
 
@@ -383,6 +428,19 @@ mod tests {
         assert_eq!(removed.iter().filter(|line| line.starts_with("no route-map ")).count(), 20);
     }
 
+    /// The name would make the instance if it were gone: the batch asks for the sake of the next one.
+    #[test]
+    fn among_several_instances_ours_is_named_and_asked_for() {
+        let named = |name: &str| Door::Named { asn: 65001, vrf: Vrf::parse(name).unwrap() };
+        let steps = [Step::Withdraw(vip("10.0.0.2"))];
+        for (door, enters) in [(named(""), "router bgp 65001"), (named("red"), "router bgp 65001 vrf red")] {
+            let batch = Batches::new(&steps, &Names::default(), &door).next().unwrap();
+            let wanted = ["configure terminal", enters, "no network 10.0.0.2/32", "end", "show bgp vrfs json"];
+            assert_eq!(lines(&batch), wanted);
+            assert_eq!(batch.roles().last(), Some(&Role::Instances));
+        }
+    }
+
     #[test]
     fn an_absent_network_is_withdrawn_already() {
         let reply = Reply { text: "% Can't find static route specified\n".to_owned(), status: Status::ConfigFailed };
@@ -396,6 +454,11 @@ mod tests {
         let step = Step::advertise(vip("10.0.0.1"));
         assert_eq!(outcome(&step, Some("No BGP process"), &reply), Outcome::Retry(LOST_RETRY, "No BGP process".into()));
         assert!(matches!(outcome(&step, None, &reply), Outcome::GiveUp(_)));
+    }
+
+    fn any_door() -> impl Strategy<Value = Door> {
+        let named = |(asn, name): (u32, String)| Door::Named { asn, vrf: Vrf::parse(&name).unwrap_or_default() };
+        prop_oneof![Just(Door::Only), (any::<u32>(), "[a-z0-9]{0,35}").prop_map(named)]
     }
 
     fn any_step() -> impl Strategy<Value = Step> {
@@ -412,14 +475,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_step_once_in_whole_reads(steps in proptest::collection::vec(any_step(), 0..80)) {
+        fn every_step_once_in_whole_reads(steps in proptest::collection::vec(any_step(), 0..80), door in any_door()) {
             let mut seen = Vec::new();
-            for batch in Batches::new(&steps, &Names::default()) {
+            for batch in Batches::new(&steps, &Names::default(), &door) {
                 prop_assert_eq!(batch.bytes().len(), BATCH_BYTES);
                 let lines = lines(&batch);
                 prop_assert_eq!(lines.len(), batch.roles().len());
                 prop_assert_eq!(lines.first().unwrap(), "configure terminal");
-                prop_assert_eq!(lines.last().unwrap(), "end");
+                prop_assert_eq!(lines[1].as_str(), door.command());
+                prop_assert_eq!(lines.last().unwrap(), door.leave().last().unwrap().1);
                 let with_step = batch.roles().iter().any(|role| matches!(role, Role::Step(_)));
                 prop_assert!(with_step);
                 for (line, role) in lines.iter().zip(batch.roles()) {

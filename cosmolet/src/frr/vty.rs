@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::error::FrrError;
-use crate::engine::types::Vip;
+use crate::engine::types::{Vip, Vrf};
 
 /// Longest reply that is taken, in bytes: a running configuration of some hundred thousand lines.
 const MAX_REPLY: usize = 64 << 20;
@@ -61,9 +61,14 @@ impl Line {
         Self(Cow::Borrowed(text))
     }
 
-    /// The question for one VIP's host prefix in the RIB.
-    pub(super) fn prefix_query(vip: Vip) -> Self {
-        Self(Cow::Owned(format!("show bgp {} unicast {} json", vip.family(), vip.prefix())))
+    /// A question about a VRF's BGP, as `summary json`.
+    pub(crate) fn bgp(vrf: &Vrf, what: &'static str) -> Self {
+        Self(Cow::Owned(format!("show bgp {}{what}", of(vrf))))
+    }
+
+    /// The question for one VIP's host prefix in a VRF's RIB.
+    pub(super) fn prefix_query(vrf: &Vrf, vip: Vip) -> Self {
+        Self(Cow::Owned(format!("show bgp {}{} unicast {} json", of(vrf), vip.family(), vip.prefix())))
     }
 
     /// The command.
@@ -71,6 +76,11 @@ impl Line {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// How `show bgp` is asked of a VRF.
+fn of(vrf: &Vrf) -> String {
+    vrf.name().map(|name| format!("vrf {name} ")).unwrap_or_default()
 }
 
 /// A command's status (FRR `lib/command.h`, `CMD_*`).

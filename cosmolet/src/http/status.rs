@@ -153,7 +153,7 @@ pub struct VipRow {
     pub since_seconds: f64,
     /// `connected` or `dynamic`.
     pub mode: Option<String>,
-    /// Whose address is on the loopback: `ours` or `foreign`.
+    /// Whose address is on the loopback: `ours`, `foreign`, or `off` where `loopback.enabled` is false.
     pub loopback: Option<String>,
     /// The rest of the address's lease.
     pub lease_left_seconds: Option<f64>,
@@ -453,7 +453,7 @@ pub(super) fn vip_row(vip: Vip, status: &VipStatus, row: &Row, now: Timestamp) -
         explanation: status.reason.map(|reason| reason.explain().to_owned()),
         since_seconds: seconds(now.since(row.since)),
         mode: status.mode.map(|mode| mode.to_string()),
-        loopback: status.loopback.map(owner),
+        loopback: status.loopback.map(owner).or_else(|| status.bare.then(|| "off".to_owned())),
         lease_left_seconds: status.lease_until.map(|until| seconds(until.since(now))),
         network: status.network.map(owner),
         attributes: status.attributes.as_ref().map(|attributes| AttributesRow {

@@ -3,6 +3,7 @@
 //! Own and baseline take turns, so that what slows the machine slows both; medians are compared. Nothing here judges a
 //! figure but its own target.
 
+pub mod at_once;
 pub mod ebpf;
 pub mod engine;
 pub mod figure;
@@ -43,7 +44,7 @@ impl Entry {
 }
 
 /// Everything that can be measured, the cheapest first.
-pub const ENTRIES: [Entry; 12] = [
+pub const ENTRIES: [Entry; 13] = [
     Entry {
         name: "engine",
         about: "one endpoint event at 10 000 Services (handle and plan) against the same at 100",
@@ -75,6 +76,13 @@ pub const ENTRIES: [Entry; 12] = [
                 pipelined `network`), beside one vtysh process per VIP",
         rounds: [100, 4],
         run: one::measure,
+    },
+    Entry {
+        name: "at-once",
+        about: "an endpoint's manifest renamed -> withdrawal on the wire by the prefix-list that the operator lends, one of 1, 100 and \
+                1000 VIPs, beside `no network` by a raw client",
+        rounds: [30, 1],
+        run: at_once::measure,
     },
     Entry {
         name: "vips-1k",

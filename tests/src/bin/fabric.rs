@@ -10,7 +10,7 @@ use cosmolet_tests::clos::plan::{self, Device, Role};
 use cosmolet_tests::clos::story::{SCENES, Story};
 use cosmolet_tests::clos::{Clos, config};
 use cosmolet_tests::keeper::Keeper;
-use cosmolet_tests::report::{Step, Table};
+use cosmolet_tests::report::{self, Step, Table};
 use cosmolet_tests::{interrupt, lab};
 
 /// Two data centres of real FRR in network namespaces, with VIPs served by both: see docs/fabric.md.
@@ -103,20 +103,11 @@ fn demo(filter: Option<&str>) -> Result<ExitCode> {
         }
     }
     println!("\n{table}");
-    Ok(match outcome {
-        Ok(()) => {
-            println!("Every scene was seen. {:.0} s.", started.elapsed().as_secs_f64());
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            println!("NOT SEEN: {error:#}");
-            ExitCode::FAILURE
-        }
-    })
+    Ok(report::ending("scene", outcome, started))
 }
 
 fn add(table: &mut Table, step: Step) {
-    let failed = format!("{} of {}", step.requests.failed(), step.requests.failed() + step.requests.ok());
+    let failed = report::failed(&step.requests);
     println!("  {}: {}: {}; failed requests {failed}", step.cause, step.effect, step.took);
     table.row([step.cause, step.effect, step.took, failed]);
 }

@@ -347,7 +347,7 @@ fn router(lab: &Lab, device: Device, netns: Arc<Netns>) -> Result<Router> {
     let monitor = RouteMonitor::start(&netns)?;
     // What a switch replaces in its kernel's IPv6 routes it replaces at once.
     let zebra_args = if device.role == Role::Node { vec![] } else { vec!["--v6-rr-semantics".to_owned()] };
-    let options = Options { bfd: Some(config::BFD), zebra_args };
+    let options = Options { bfd: Some(config::BFD), zebra_args, ..Options::default() };
     let frr = Frr::start(lab, &netns, &config::frr_conf(device), &options)?;
     Ok(Router { frr, monitor, netns })
 }

@@ -22,6 +22,7 @@ mod sudden_death;
 mod tells;
 mod traffic;
 mod verdict;
+mod without_addresses;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

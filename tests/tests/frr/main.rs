@@ -10,6 +10,8 @@ mod pace;
 mod pair;
 mod reading;
 mod steps;
+mod vrfs;
+mod withdrawn;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -46,7 +46,7 @@ impl Edit {
         let family = |family: &str, line: String| {
             vec!["router bgp 65001".to_owned(), format!("address-family {family} unicast"), format!("{no}{line}")]
         };
-        match kind % 10 {
+        match kind % 12 {
             // Beside our prefixes, and around them.
             0 => family("ipv4", format!("network 10.78.{n}.1/32")),
             1 => family("ipv4", format!("network 10.77.0.0/{}", 20 + n % 8)),
@@ -57,6 +57,17 @@ impl Edit {
             6 => vec![format!("{no}bgp community-list standard THEIRS-{n} permit 65001:{n}")],
             7 => vec!["router bgp 65001".to_owned(), format!("{no}neighbor 10.9.0.{} remote-as 65100", n + 1)],
             8 => family("ipv6", "redistribute static".to_owned()),
+            // In another instance, of which there is always another line.
+            9 => vec![
+                "router bgp 65002 vrf red".to_owned(),
+                "address-family ipv4 unicast".to_owned(),
+                format!("{no}network 10.77.0.{n}/32"),
+            ],
+            // In the list that is lent, behind our entries. Not of a VIP: FRR silently drops a second entry of the same prefix.
+            10 => vec![format!(
+                "{no}ip prefix-list COSMOLET-WITHDRAWN seq {} deny 10.78.0.{n}/32",
+                70_000 + u32::from(*n)
+            )],
             _ => vec![format!("{no}bgp as-path access-list THEIRS-{n} permit ^65{n}_")],
         }
     }
@@ -96,9 +107,22 @@ impl Ours {
     }
 }
 
+/// A second instance beside ours, and a list lent to us.
+const MORE: &str = " neighbor 10.9.0.9 remote-as 65100
+ address-family ipv4 unicast
+  neighbor 10.9.0.9 prefix-list COSMOLET-WITHDRAWN out
+ exit-address-family
+exit
+ip prefix-list COSMOLET-WITHDRAWN seq 4294967295 permit any
+router bgp 65002 vrf red
+ bgp router-id 10.255.0.2
+exit
+";
+
 /// One bgpd has us and the operator, its twin the operator alone: what is not ours must read the same.
-async fn twins(acts: &[Act]) -> Result<()> {
-    let (node, twin) = (Node::start(DYNAMIC)?, Node::start(DYNAMIC)?);
+async fn twins(acts: &[Act], several: bool) -> Result<()> {
+    let config = if several { format!("{DYNAMIC}{MORE}") } else { DYNAMIC.to_owned() };
+    let (node, twin) = (Node::start(&config)?, Node::start(&config)?);
     // However busy the machine is: a lost answer would be another story.
     let mut watched = Watched::new(Options { patience: Duration::from_secs(10), ..options(node.frr.directory()) });
     watched.up().await?;
@@ -106,12 +130,13 @@ async fn twins(acts: &[Act]) -> Result<()> {
     let mut wanted = BTreeSet::new();
     for act in acts {
         let steps = act.ours.steps(&all);
+        let operators: Vec<&Edit> = act.operators.iter().filter(|edit| several || edit.kind % 12 != 9).collect();
         let (applied, edited) = tokio::join!(watched.handle.apply(steps.clone()), async {
             tokio::task::block_in_place(|| {
-                act.operators.iter().map(|edit| edit.make(&node.frr)).collect::<Result<Vec<_>>>()
+                operators.iter().map(|edit| edit.make(&node.frr)).collect::<Result<Vec<_>>>()
             })
         });
-        let on_the_twin = act.operators.iter().map(|edit| edit.make(&twin.frr)).collect::<Result<Vec<_>>>()?;
+        let on_the_twin = operators.iter().map(|edit| edit.make(&twin.frr)).collect::<Result<Vec<_>>>()?;
         ensure!(edited? == on_the_twin, "bgpd answers the operator otherwise beside us");
         for one in applied {
             ensure!(one.outcome == Outcome::Done, "{one:?}");
@@ -151,8 +176,9 @@ fn every_line_of_an_operator_survives_whatever_we_do_meanwhile() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let config =
         ProptestConfig { cases: 40, max_shrink_iters: 40, failure_persistence: None, ..ProptestConfig::default() };
-    let outcome = TestRunner::new(config).run(&prop::collection::vec(act(), 1..12), |acts| {
-        runtime.block_on(twins(&acts)).map_err(|error| TestCaseError::fail(format!("{error:#}")))
-    });
+    let outcome =
+        TestRunner::new(config).run(&(prop::collection::vec(act(), 1..12), any::<bool>()), |(acts, several)| {
+            runtime.block_on(twins(&acts, several)).map_err(|error| TestCaseError::fail(format!("{error:#}")))
+        });
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
 }

@@ -10,7 +10,7 @@ use cosmolet_tests::{Lab, Netns};
 pub(crate) struct Pair {
     pub(crate) node: Netns,
     pub(crate) tor: Netns,
-    lab: Lab,
+    pub(crate) lab: Lab,
 }
 
 impl Pair {

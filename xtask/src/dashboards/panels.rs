@@ -357,6 +357,15 @@ const NODE_PANELS: &[Panel] = &[
         &[("max by (node, peer) (cosmolet_bgp_session_established{node=~\"$node\"})", "{{node}} {{peer}}")],
     ),
     Panel::new(
+        Kind::Timeline,
+        12,
+        "BFD by peer",
+        "1 while BFD finds the peer up; 0 where packets are lost though the session may still stand.",
+        "none",
+        &[("max by (node, peer) (cosmolet_bgp_peer_bfd_up{node=~\"$node\"})", "{{node}} {{peer}}")],
+    )
+    .or("BFD watches no peer"),
+    Panel::new(
         Kind::Series,
         12,
         "VIPs by state",

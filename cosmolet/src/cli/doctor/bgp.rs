@@ -7,15 +7,16 @@ use serde::Deserialize;
 use super::finding::Findings;
 use crate::config::Config;
 use crate::engine::attributes::MAP_PREFIX;
-use crate::engine::types::{Family, Mode};
+use crate::engine::types::{Family, Mode, Vrf};
 use crate::frr::observe::{self, Place, RunningConfig};
+use crate::frr::withdrawn::LIST;
 
 /// What FRR told.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Frr {
     /// `show running-config`
     pub(super) running: String,
-    /// `show bgp summary json`
+    /// `show bgp summary json`, of the VRF
     pub(super) summary: String,
     /// `/etc/frr/frr.conf`, where it can be read.
     pub(super) saved: Option<String>,
@@ -25,7 +26,7 @@ pub(super) struct Frr {
 struct View<'a> {
     config: Option<&'a Config>,
     running: RunningConfig,
-    /// The lines of the default instance, by place, without their blanks.
+    /// The lines of the instance, by place, without their blanks.
     router: Vec<&'a str>,
     families: BTreeMap<Family, Vec<&'a str>>,
     /// All other lines.
@@ -61,6 +62,7 @@ pub(super) fn examine(frr: &Frr, config: Option<&Config>, findings: &mut Finding
     transit(&view, findings);
     connected(&view, findings);
     import_check(&view, findings);
+    withdrawn(&view, findings);
     delays(&view, findings);
     resilience(&view, findings);
     saved(frr.saved.as_deref(), findings);
@@ -68,15 +70,16 @@ pub(super) fn examine(frr: &Frr, config: Option<&Config>, findings: &mut Finding
 
 impl<'a> View<'a> {
     fn of(frr: &'a Frr, config: Option<&'a Config>) -> Self {
+        let vrf = config.map(|config| config.bgp.vrf.clone()).unwrap_or_default();
         let mut view = Self {
             config,
-            running: RunningConfig::parse(&frr.running),
+            running: RunningConfig::parse(&frr.running, &vrf),
             router: Vec::new(),
             families: BTreeMap::new(),
             outside: Vec::new(),
             peers: BTreeMap::new(),
         };
-        view.read(&frr.running);
+        view.read(&frr.running, &vrf);
         let summary: BTreeMap<String, serde_json::Value> = serde_json::from_str(&frr.summary).unwrap_or_default();
         for (key, family) in [("ipv4Unicast", Family::V4), ("ipv6Unicast", Family::V6)] {
             let told = summary.get(key).cloned().and_then(|value| serde_json::from_value::<Summary>(value).ok());
@@ -85,8 +88,8 @@ impl<'a> View<'a> {
         view
     }
 
-    fn read(&mut self, running: &'a str) {
-        for line in observe::lines(running) {
+    fn read(&mut self, running: &'a str, vrf: &Vrf) {
+        for line in observe::lines(running, vrf) {
             match line.place {
                 Place::Outside => self.outside.push(line.text),
                 Place::Router => self.router.push(line.text),
@@ -142,7 +145,7 @@ impl<'a> View<'a> {
     }
 
     fn asn(&self) -> u32 {
-        self.running.instances.first().map_or(0, |instance| instance.asn)
+        self.running.instance(None).map_or(0, |instance| instance.asn)
     }
 }
 
@@ -152,15 +155,65 @@ fn instance(view: &View<'_>, findings: &mut Findings) -> bool {
         Ok(instance) => {
             let modes = Family::ALL.map(|family| format!("{family} {}", view.mode(family)));
             findings.ok("frr-instance", format!("AS {}, {}", instance.asn, modes.join(", ")));
+            placed(view, findings);
             true
         }
         Err(fault) => {
             findings.wrong(
                 "frr-instance",
                 fault.to_string(),
-                "have one `router bgp ASN`, and bgp.asn 0 or that number",
+                "have a `router bgp ASN` in that VRF, and bgp.asn 0 or that number",
             );
             false
+        }
+    }
+}
+
+/// An address on `lo` is in the default VRF, unless the VRFs are network namespaces.
+fn placed(view: &View<'_>, findings: &mut Findings) {
+    let Some((vrf, loopback)) = view.config.and_then(|config| Some((config.bgp.vrf.name()?, &config.loopback))) else {
+        return;
+    };
+    match loopback.enabled && loopback.interface == "lo" {
+        true => findings.advice(
+            "frr-vrf",
+            format!("VIPs are advertised in the VRF {vrf}, and their addresses are on lo"),
+            format!(
+                "loopback.interface: {vrf}, which is the VRF's own device; if {vrf} is the network namespace that cosmolet runs in, \
+                 all is well"
+            ),
+        ),
+        false => findings.ok("frr-vrf", format!("VIPs are put on {}", loopback.interface)),
+    }
+}
+
+/// The prefix-list that the operator lends, or tries to.
+fn withdrawn(view: &View<'_>, findings: &mut Findings) {
+    for family in Family::ALL {
+        let list = view.running.withdrawn.get(family);
+        let command = if family == Family::V4 { "ip" } else { "ipv6" };
+        let permit = format!("{command} prefix-list {LIST} seq 4294967295 permit any");
+        match (list.applied, list.permits_all) {
+            (false, None) => {}
+            (false, Some(_)) => findings.advice(
+                "frr-withdrawn",
+                format!("{family}: no neighbor has the prefix-list {LIST}"),
+                format!(
+                    "router bgp {} / address-family {family} unicast / neighbor … prefix-list {LIST} out",
+                    view.asn()
+                ),
+            ),
+            (true, None) => findings.wrong(
+                "frr-withdrawn",
+                format!("{family}: the prefix-list {LIST} lets nothing pass: its neighbors hear of no VIP"),
+                permit,
+            ),
+            (true, Some(_)) if !list.is_lent() => findings.advice(
+                "frr-withdrawn",
+                format!("{family}: the prefix-list {LIST} has no room before the entry that permits the rest"),
+                permit,
+            ),
+            (true, Some(_)) => findings.ok("frr-withdrawn", format!("{family}: by {LIST}")),
         }
     }
 }
@@ -244,7 +297,8 @@ fn transit(view: &View<'_>, findings: &mut Findings) {
             let known = view.names(peer);
             let filtered = view.lines(family).any(|line| {
                 let words: Vec<&str> = line.split_whitespace().collect();
-                matches!(words[..], ["neighbor", name, kind, _, "out"] if known.contains(&name) && FILTERS.contains(&kind))
+                matches!(words[..], ["neighbor", name, kind, filter, "out"]
+                    if known.contains(&name) && FILTERS.contains(&kind) && filter != LIST)
             });
             if !filtered {
                 open.push(format!("{peer} ({family})"));
@@ -320,9 +374,19 @@ fn settings<'a>(view: &View<'a>, map: &str) -> Vec<&'a str> {
 }
 
 fn import_check(view: &View<'_>, findings: &mut Findings) {
+    if view.config.is_some_and(|config| !config.loopback.enabled) {
+        return match view.running.unchecked {
+            true => findings.ok("frr-import-check", "off, as loopback.enabled: false needs it"),
+            false => findings.wrong(
+                "frr-import-check",
+                "on, and loopback.enabled is false: FRR advertises no VIP that has no address",
+                format!("router bgp {} / no bgp network import-check", view.asn()),
+            ),
+        };
+    }
     let dynamic = Family::ALL.into_iter().any(|family| view.mode(family) == Mode::Dynamic);
     let lease = view.config.is_none_or(|config| config.loopback.lease.is_some());
-    match view.has("no bgp network import-check") {
+    match view.running.unchecked {
         true if dynamic && lease => findings.wrong(
             "frr-import-check",
             "`no bgp network import-check`",

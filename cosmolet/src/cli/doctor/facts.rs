@@ -13,22 +13,27 @@ use super::node::Node;
 use crate::config::Config;
 use crate::ebpf::error::effective_capabilities;
 use crate::engine::observed::PeerView;
+use crate::engine::types::Vrf;
 use crate::frr::observe::RunningConfig;
 use crate::frr::vty::{Line, Session};
 use crate::netlink::uplinks;
 
 const PATIENCE: Duration = Duration::from_secs(2);
 pub(in crate::cli) const RUNNING: Line = Line::fixed("show running-config");
-pub(in crate::cli) const SUMMARY: Line = Line::fixed("show bgp summary json");
 /// Where FRR keeps what `write memory` saves; the second is of setups with a file for each daemon.
 const SAVED: [&str; 2] = ["/etc/frr/frr.conf", "/etc/frr/bgpd.conf"];
 /// linux/timex.h: nothing keeps the clock right.
 const STA_UNSYNC: i32 = 0x40;
 
 /// Asks bgpd. The error is a sentence.
-pub(super) fn frr(sockets: &Path) -> Result<Frr, String> {
-    let [running, summary] = ask(sockets, [RUNNING, SUMMARY]).map_err(|error| error.to_string())?;
+pub(super) fn frr(sockets: &Path, vrf: &Vrf) -> Result<Frr, String> {
+    let [running, summary] = ask(sockets, [RUNNING, summary(vrf)]).map_err(|error| error.to_string())?;
     Ok(Frr { running, summary, saved: None })
+}
+
+/// The question for the sessions of a VRF.
+pub(in crate::cli) fn summary(vrf: &Vrf) -> Line {
+    Line::bgp(vrf, "summary json")
 }
 
 /// bgpd's answers to these lines.
@@ -51,7 +56,8 @@ pub(super) fn saved() -> Option<String> {
 
 /// Asks the kernel.
 pub(super) fn node(config: Option<&Config>, frr: Option<&Frr>) -> Result<Node> {
-    let peers = frr.map(|frr| peers(&frr.running)).unwrap_or_default();
+    let vrf = config.map(|config| config.bgp.vrf.clone()).unwrap_or_default();
+    let peers = frr.map(|frr| peers(&frr.running, &vrf)).unwrap_or_default();
     let overrides = config.map(|config| config.traffic.interfaces.clone()).unwrap_or_default();
     let uplinks = runtime()?.block_on(async {
         let found = uplinks::watch(overrides, watch::channel(peers).1).await.context("the uplinks")?;
@@ -72,8 +78,8 @@ pub(super) fn node(config: Option<&Config>, frr: Option<&Frr>) -> Result<Node> {
 }
 
 /// FRR's peers as the uplinks are found by them.
-fn peers(running: &str) -> Vec<PeerView> {
-    let peers: BTreeMap<_, _> = RunningConfig::parse(running).peers;
+fn peers(running: &str, vrf: &Vrf) -> Vec<PeerView> {
+    let peers: BTreeMap<_, _> = RunningConfig::parse(running, vrf).peers;
     peers.into_iter().map(|(name, address)| PeerView { name, address, ..PeerView::default() }).collect()
 }
 

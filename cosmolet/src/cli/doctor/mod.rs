@@ -16,6 +16,7 @@ use super::table::printable;
 use super::{TROUBLE, client, print};
 use crate::args::{Checks, Output};
 use crate::config::Config;
+use crate::engine::types::Vrf;
 use crate::http::troubles::troubles;
 use finding::{Finding, Findings, Verdict};
 
@@ -61,7 +62,8 @@ pub(super) fn examine(path: &Path, server: &str) -> Vec<Finding> {
         findings.ok("frr-vty", "bgp.enabled is false: FRR is not asked");
         None
     } else {
-        frr(sockets, &mut findings)
+        let vrf = config.as_ref().map(|config| config.bgp.vrf.clone()).unwrap_or_default();
+        frr(sockets, &vrf, &mut findings)
     };
     if let Some(frr) = &frr {
         bgp::examine(frr, config.as_ref(), &mut findings);
@@ -116,8 +118,8 @@ fn daemon(server: &str, findings: &mut Findings) -> Option<Result<(), String>> {
     }
 }
 
-fn frr(sockets: &Path, findings: &mut Findings) -> Option<bgp::Frr> {
-    match facts::frr(sockets) {
+fn frr(sockets: &Path, vrf: &Vrf, findings: &mut Findings) -> Option<bgp::Frr> {
+    match facts::frr(sockets, vrf) {
         Ok(frr) => {
             findings.ok("frr-vty", format!("bgpd answers in {}", sockets.display()));
             Some(bgp::Frr { saved: facts::saved(), ..frr })

@@ -95,6 +95,50 @@ fn each_mistake_is_found_by_its_check_alone() {
     }
 }
 
+const PERMIT: &str = "ipv6 prefix-list COSMOLET-WITHDRAWN seq 4294967295 permit any\n";
+const APPLIED: &str = "  neighbor FABRIC prefix-list COSMOLET-WITHDRAWN out\n";
+
+/// GOOD with a line in the IPv6 family, and another in front of everything.
+fn lending(line: &str, before: &str) -> String {
+    format!(
+        "{before}{}",
+        GOOD.replacen(" address-family ipv6 unicast\n", &format!(" address-family ipv6 unicast\n{line}"), 1)
+    )
+}
+
+#[test]
+fn a_list_that_is_lent_is_looked_at() {
+    use Verdict::{Advice, Wrong};
+    let low = PERMIT.replace("4294967295", "5");
+    for (line, before, wanted) in [
+        (APPLIED, PERMIT, vec![]),
+        (APPLIED, "", vec![("frr-withdrawn", Wrong)]),
+        (APPLIED, low.as_str(), vec![("frr-withdrawn", Advice)]),
+        ("", PERMIT, vec![("frr-withdrawn", Advice)]),
+    ] {
+        let found = frr(&lending(line, before), &summary("OK"), Some(&config("")));
+        assert_eq!(worse(&found), wanted, "{line:?} {before:?}");
+    }
+    // It lets all pass: it is no filter against transit.
+    let unfiltered = lending(APPLIED, PERMIT).replace("  neighbor FABRIC filter-list OWN out\n", "");
+    assert_eq!(worse(&frr(&unfiltered, &summary("OK"), None)), [("frr-transit", Wrong)]);
+}
+
+#[test]
+fn a_vrf_and_vips_without_addresses_have_their_own_needs() {
+    let of_vrf = GOOD.replace("router bgp 65001\n", "router bgp 65001 vrf red\n");
+    let several = format!("router bgp 65009\nexit\n{of_vrf}");
+    let in_red = config("{bgp: {vrf: red}, loopback: {interface: red}}");
+    assert_eq!(worse(&frr(&several, &summary("OK"), Some(&in_red))), []);
+    let on_lo = config("bgp: {vrf: red}");
+    assert_eq!(worse(&frr(&several, &summary("OK"), Some(&on_lo))), [("frr-vrf", Verdict::Advice)]);
+    assert_eq!(worse(&frr(&of_vrf, &summary("OK"), None)), [("frr-instance", Verdict::Wrong)]);
+    let bare = config("loopback: {enabled: false}");
+    assert_eq!(worse(&frr(GOOD, &summary("OK"), Some(&bare))), [("frr-import-check", Verdict::Wrong)]);
+    let unchecked = GOOD.replacen(" coalesce-time 0\n", " coalesce-time 0\n no bgp network import-check\n", 1);
+    assert_eq!(worse(&frr(&unchecked, &summary("OK"), Some(&bare))), []);
+}
+
 /// What stands in other families has no say, and hides nothing of those behind it.
 #[test]
 fn other_families_hide_nothing() {

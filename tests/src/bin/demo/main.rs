@@ -12,7 +12,7 @@ use cosmolet_tests::client::{Client, Load, Summary};
 use cosmolet_tests::fabric::{Mode, NodeSpec, vip4, vip6};
 use cosmolet_tests::frr::Daemon as FrrDaemon;
 use cosmolet_tests::objects::State;
-use cosmolet_tests::report::{Table, ms};
+use cosmolet_tests::report::{self, Table, ms};
 use cosmolet_tests::stage::{Options, Stage, targets};
 use cosmolet_tests::{interrupt, lab};
 
@@ -42,16 +42,7 @@ fn main() -> ExitCode {
     let mut story = Story::default();
     let result = if args.cluster { cluster::tell(&mut story, args.keep) } else { tell(&mut story, &args) };
     println!("\n{}", story.table());
-    match result {
-        Ok(()) => {
-            println!("Every step was seen. {:.0} s.", started.elapsed().as_secs_f64());
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            println!("NOT SEEN: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    report::ending("step", result, started)
 }
 
 /// What has happened so far.
@@ -62,7 +53,7 @@ struct Story {
 
 impl Story {
     fn add(&mut self, cause: &str, effect: &str, took: String, requests: Option<&Summary>) {
-        let failed = requests.map_or_else(|| "-".to_owned(), |s| format!("{} of {}", s.failed(), s.failed() + s.ok()));
+        let failed = requests.map_or_else(|| "-".to_owned(), report::failed);
         println!("  {cause}: {effect}: {took}; failed requests {failed}");
         self.rows.push([cause.to_owned(), effect.to_owned(), took, failed]);
     }
