@@ -39,15 +39,25 @@ pub fn run(program: &str, options: &Options) -> Result<()> {
     if options.cluster {
         groups.push(Group::Cluster);
     }
+    if program == "bench" && asks_for_peers(&options.args) {
+        groups.push(Group::Peers);
+    }
     setup::run(&setup::Options::only(options.yes, &groups))?;
     build_ebpf()?;
     println!("{program}: building (profile {PROFILE}; the first time takes minutes)");
     shell::run(shell::cargo().args(["build", "--profile", PROFILE, "--bins"]))?;
     let file = built(program);
     let mut command = shell::as_root(&file.to_string_lossy());
+    command.env("COSMOLET_PEERS_DIR", setup::peers::folder()?);
     command.env("COSMOLET_BIN", built("cosmolet")).args(options.keep.then_some("--keep"));
     command.args(options.cluster.then_some("--cluster")).args(&options.args);
     Err(command.exec()).with_context(|| format!("cannot start {}", file.display()))
+}
+
+/// Whether the benches are to measure other speakers: they are named, or nothing is.
+fn asks_for_peers(args: &[String]) -> bool {
+    let mut filters = args.iter().filter(|arg| !arg.starts_with('-')).peekable();
+    filters.peek().is_none() || filters.any(|filter| filter.starts_with("peers"))
 }
 
 /// What to do with something of the lab that stays up.

@@ -17,7 +17,7 @@ use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use super::figure::{Figure, Measure, Summary};
 use super::world::{LIMIT, OWN, World, node, service, vips};
 use crate::api_server::{ApiServer, Place, User};
-use crate::fabric::{BACKEND_PORT, MANAGEMENT, host};
+use crate::fabric::{BACKEND_PORT, MANAGEMENT, Mode, host};
 use crate::objects::{self, NAMESPACE, State};
 use crate::runtime::Runtime;
 use crate::wait;
@@ -70,7 +70,7 @@ pub fn share(services: u16, rounds: usize) -> Result<Vec<Figure>> {
 
 /// Measures starts on a cluster of this many Services, all advertised, and then what is asked for in a minute at rest.
 pub fn start(services: u16, rounds: usize) -> Result<Vec<Figure>> {
-    let mut world = World::raise(|_, node| Ok(node.frr.directory().to_owned()))?;
+    let mut world = World::raise(Mode::Dynamic)?;
     let api = raise(&mut world, services, State::Ready)?;
     world.start()?;
     world.wait_state("advertised", services.into())?;

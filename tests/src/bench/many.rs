@@ -8,10 +8,9 @@ use ipnet::IpNet;
 use super::figure::{Figure, Summary};
 use super::raw::Raw;
 use super::world::{LIMIT, World, list, node, service, slice, vips};
-use crate::fabric::VIPS_V4;
+use crate::fabric::{Mode, VIPS_V4};
 use crate::objects::State;
 use crate::report::ms;
-use crate::wait;
 
 /// What changes for the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +37,8 @@ impl Spans {
 }
 
 /// Measures `count` VIPs; each may take `limit` times as long as the raw client.
-pub fn measure(count: u16, limit: f64, rounds: usize) -> Result<Vec<Figure>> {
-    let mut world = World::raise(|_, node| Ok(node.frr.directory().to_owned()))?;
+pub fn measure(mode: Mode, count: u16, limit: f64, rounds: usize) -> Result<Vec<Figure>> {
+    let mut world = World::raise(mode)?;
     world.put("services.json", &list((1..=count).map(service))?)?;
     let slices = |state| list((1..=count).map(|n| slice(n, state)));
     let (ready, not_ready) = (slices(State::Ready)?, slices(State::NotReady)?);
@@ -57,9 +56,12 @@ pub fn measure(count: u16, limit: f64, rounds: usize) -> Result<Vec<Figure>> {
         raw_turn(&world, &mut client, count, &mut raw)?;
         raw.tell("raw");
     }
+    let (mark, against) = match mode {
+        Mode::Connected => (", connected,", "raw: address batch"),
+        Mode::Dynamic => ("", "raw: address batch, then networks"),
+    };
     let row = |name: &str, own: &[Duration], raw: &[Duration]| {
-        let against = "raw: address batch, then networks";
-        let name = format!("{count} VIPs {name}");
+        let name = format!("{count} VIPs{mark} {name}");
         Figure::ratio(name, Summary::of_spans(own), against, Summary::of_spans(raw)).at_most(limit)
     };
     Ok(vec![
@@ -107,10 +109,8 @@ fn raw_turn(world: &World, client: &mut Raw, count: u16, spans: &mut Spans) -> R
     settle(count);
     let since = client.withdraw(&vips)?;
     spans.withdrawn.push(wire.wait_count(range, 0, since, LIMIT)?);
-    client.remove_addresses(&vips)?;
-    wait::until_true("the raw node's loopback is empty", LIMIT, || {
-        Ok(world.raw().loopback_addresses()?.iter().all(|address| !range.contains(address)))
-    })
+    client.clear(&vips)?;
+    world.wait_addresses(world.raw(), 0)
 }
 
 /// FRR and the ToR still process what came before.

@@ -18,7 +18,7 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use super::figure::{Figure, Measure, Summary};
 use super::world::{OWN, World, list, node, service};
 use crate::api_server::{ApiServer, Place, User};
-use crate::fabric::{BACKEND_PORT, MANAGEMENT};
+use crate::fabric::{BACKEND_PORT, MANAGEMENT, Mode};
 use crate::objects::{self, NAMESPACE, State};
 
 const SERVICES: u16 = 10_000;
@@ -43,7 +43,7 @@ pub enum From {
 
 /// Measures; `rounds` readings a second apart. Every Service has one of its endpoints on the daemon's node.
 pub fn measure(from: From, rounds: usize) -> Result<Vec<Figure>> {
-    let mut world = World::raise(|_, node| Ok(node.frr.directory().to_owned()))?;
+    let mut world = World::raise(Mode::Dynamic)?;
     let api = match from {
         From::Manifests => None,
         From::Kubernetes => {

@@ -12,6 +12,7 @@ pub mod lag;
 pub mod many;
 pub mod memory;
 pub mod one;
+pub mod peers;
 pub mod proxy;
 pub mod raw;
 pub mod share;
@@ -19,6 +20,7 @@ pub mod world;
 
 use anyhow::Result;
 
+use crate::fabric::Mode;
 use figure::Figure;
 
 /// One thing to measure.
@@ -44,7 +46,7 @@ impl Entry {
 }
 
 /// Everything that can be measured, the cheapest first.
-pub const ENTRIES: [Entry; 13] = [
+pub const ENTRIES: [Entry; 20] = [
     Entry {
         name: "engine",
         about: "one endpoint event at 10 000 Services (handle and plan) against the same at 100",
@@ -75,7 +77,13 @@ pub const ENTRIES: [Entry; 13] = [
         about: "an endpoint's manifest renamed -> UPDATE on the wire, against a raw client (address by rtnetlink, then a \
                 pipelined `network`), beside one vtysh process per VIP",
         rounds: [100, 4],
-        run: one::measure,
+        run: |rounds| one::measure(Mode::Dynamic, rounds),
+    },
+    Entry {
+        name: "one-vip-connected",
+        about: "the same where FRR redistributes what is on the loopback: the raw client's address by rtnetlink alone",
+        rounds: [100, 4],
+        run: |rounds| one::measure(Mode::Connected, rounds),
     },
     Entry {
         name: "at-once",
@@ -89,13 +97,25 @@ pub const ENTRIES: [Entry; 13] = [
         about: "1000 VIPs at once -> last prefix on the wire, against a raw client (one rtnetlink batch of addresses, then \
                 one write of `network`s; `no network`s to withdraw)",
         rounds: [5, 1],
-        run: |rounds| many::measure(1000, 1.2, rounds),
+        run: |rounds| many::measure(Mode::Dynamic, 1000, 1.2, rounds),
+    },
+    Entry {
+        name: "vips-1k-connected",
+        about: "the same where FRR redistributes what is on the loopback: the raw client's batch of addresses alone",
+        rounds: [5, 1],
+        run: |rounds| many::measure(Mode::Connected, 1000, 1.2, rounds),
     },
     Entry {
         name: "vips-10k",
-        about: "the same with 10 000 VIPs",
+        about: "vips-1k with 10 000 VIPs",
         rounds: [3, 1],
-        run: |rounds| many::measure(10_000, 1.3, rounds),
+        run: |rounds| many::measure(Mode::Dynamic, 10_000, 1.3, rounds),
+    },
+    Entry {
+        name: "vips-10k-connected",
+        about: "vips-1k-connected with 10 000 VIPs",
+        rounds: [3, 1],
+        run: |rounds| many::measure(Mode::Connected, 10_000, 1.3, rounds),
     },
     Entry {
         name: "watch-10",
@@ -126,5 +146,24 @@ pub const ENTRIES: [Entry; 13] = [
         about: "the same from a real kube-apiserver",
         rounds: [10, 1],
         run: |rounds| memory::measure(memory::From::Kubernetes, rounds),
+    },
+    Entry {
+        name: "peers-one",
+        about: "one VIP, from the act to the UPDATE and to the route in the ToR's kernel: a vtysh process, frr-reload.py, GoBGP \
+                and ExaBGP over cosmolet",
+        rounds: [30, 2],
+        run: |rounds| peers::measure(1, rounds),
+    },
+    Entry {
+        name: "peers-1k",
+        about: "the same with 1000 VIPs at once, and with one of them",
+        rounds: [3, 1],
+        run: |rounds| peers::measure(1000, rounds),
+    },
+    Entry {
+        name: "peers-10k",
+        about: "the same with 10 000 VIPs, by those that can do it within two minutes",
+        rounds: [3, 1],
+        run: |rounds| peers::measure(10_000, rounds),
     },
 ];

@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::figure::{Figure, Summary};
 use super::raw::{self, Raw};
 use super::world::{LIMIT, World, list, service, slice, vips};
-use crate::fabric::{Node, host};
+use crate::fabric::{Mode, Node, host};
 use crate::objects::State;
 use crate::wire::Wire;
 
@@ -26,9 +26,10 @@ struct Way {
 }
 
 /// Measures. The daemon's clock starts before the rename of a manifest; the others' when they begin to act. All add the
-/// address to the loopback first, and take it away only after the UPDATE that withdraws.
-pub fn measure(rounds: usize) -> Result<Vec<Figure>> {
-    let mut world = World::raise(|_, node| Ok(node.frr.directory().to_owned()))?;
+/// address to the loopback first. In Connected mode that is all there is to do, and its removal withdraws; in Dynamic mode
+/// it is taken away only after the UPDATE that withdraws, and vtysh takes its turns as well.
+pub fn measure(mode: Mode, rounds: usize) -> Result<Vec<Figure>> {
+    let mut world = World::raise(mode)?;
     world.put("services.json", &list((1..=VIPS).map(service))?)?;
     for n in 1..=VIPS {
         world.put(&file(n), &list([slice(n, State::NotReady)])?)?;
@@ -40,27 +41,31 @@ pub fn measure(rounds: usize) -> Result<Vec<Figure>> {
     for (n, vip) in (1..=VIPS).zip(vips(VIPS)).cycle().take(rounds + 1) {
         own.take(|present| own_turn(&world, n, vip, present))?;
         raw.take(|present| raw_turn(&mut client, world.raw(), vip, present))?;
-        vtysh.take(|present| vtysh_turn(&mut client, world.raw(), vip, present))?;
+        if mode == Mode::Dynamic {
+            vtysh.take(|present| vtysh_turn(&mut client, world.raw(), vip, present))?;
+        }
     }
-    // The first round opens what the later ones find open: sockets, route-maps, caches.
-    for way in [&mut own, &mut raw, &mut vtysh] {
-        way.advertised.remove(0);
-        way.withdrawn.remove(0);
-    }
-    Ok(figures(&own, &raw, &vtysh))
+    let ways = [own, raw, vtysh].map(Way::without_first);
+    Ok(figures(mode, &ways))
 }
 
-fn figures(own: &Way, raw: &Way, vtysh: &Way) -> Vec<Figure> {
+fn figures(mode: Mode, [own, raw, vtysh]: &[Way; 3]) -> Vec<Figure> {
     let row = |name: &str, own: &[Duration], against: &str, raw: &[Duration]| {
         Figure::ratio(name, Summary::of_spans(own), against, Summary::of_spans(raw))
     };
-    let client = "raw: address, pipelined vty";
-    vec![
-        row("1 VIP: endpoint ready -> UPDATE", &own.advertised, client, &raw.advertised).at_most(1.1),
-        row("1 VIP: not ready -> UPDATE", &own.withdrawn, client, &raw.withdrawn).at_most(1.1),
-        row("  by one vtysh process: add", &vtysh.advertised, client, &raw.advertised),
-        row("  by one vtysh process: remove", &vtysh.withdrawn, client, &raw.withdrawn),
-    ]
+    let (mark, client) = match mode {
+        Mode::Connected => (", connected", "raw: address"),
+        Mode::Dynamic => ("", "raw: address, pipelined vty"),
+    };
+    let mut rows = vec![
+        row(&format!("1 VIP{mark}: endpoint ready -> UPDATE"), &own.advertised, client, &raw.advertised).at_most(1.1),
+        row(&format!("1 VIP{mark}: not ready -> UPDATE"), &own.withdrawn, client, &raw.withdrawn).at_most(1.1),
+    ];
+    if mode == Mode::Dynamic {
+        rows.push(row("  by one vtysh process: add", &vtysh.advertised, client, &raw.advertised));
+        rows.push(row("  by one vtysh process: remove", &vtysh.withdrawn, client, &raw.withdrawn));
+    }
+    rows
 }
 
 impl Way {
@@ -70,6 +75,12 @@ impl Way {
         sleep(REST);
         self.withdrawn.push(turn(false)?);
         Ok(())
+    }
+
+    /// The first round opens what the later ones find open: sockets, route-maps, caches.
+    fn without_first(self) -> Self {
+        let rest = |spans: Vec<Duration>| spans.into_iter().skip(1).collect();
+        Self { advertised: rest(self.advertised), withdrawn: rest(self.withdrawn) }
     }
 }
 
@@ -91,7 +102,7 @@ fn raw_turn(client: &mut Raw, node: &Node, vip: IpAddr, present: bool) -> Result
     let since = if present { client.advertise(&[vip])? } else { client.withdraw(&[vip])? };
     let took = wait(node.wire()?, vip, present, since)?;
     if !present {
-        client.remove_addresses(&[vip])?;
+        client.clear(&[vip])?;
     }
     Ok(took)
 }

@@ -1,7 +1,7 @@
 //! The baseline: a client that does the same work as the daemon and nothing else, as fast as the kernel and bgpd take it.
 //!
-//! It has no events, no plan and no safety: one rtnetlink batch for the addresses, one write for all `network`
-//! statements, on sockets that were opened before.
+//! It has no events, no plan and no safety: one rtnetlink batch for the addresses and, in Dynamic mode, one write for all
+//! `network` statements, on sockets that were opened before.
 
 use std::net::IpAddr;
 use std::process::Command;
@@ -19,7 +19,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-use crate::fabric::{Node, host};
+use crate::fabric::{Mode, Node, host};
 use crate::netns::output;
 use crate::vty::Vty;
 
@@ -38,6 +38,7 @@ pub struct Raw {
     netlink: Socket,
     sequence: u32,
     vty: Vty,
+    mode: Mode,
 }
 
 impl Raw {
@@ -52,22 +53,36 @@ impl Raw {
             socket.set_cap_ack(true)?;
             Ok(socket)
         };
-        Ok(Self { netlink: node.netns.run(open)??, sequence: 0, vty })
+        Ok(Self { netlink: node.netns.run(open)??, sequence: 0, vty, mode: node.spec.v4 })
     }
 
-    /// Adds the addresses, then the `network` statements; returns when it began.
+    /// Adds the addresses, then in Dynamic mode the `network` statements; returns when it began.
     pub fn advertise(&mut self, vips: &[IpAddr]) -> Result<Instant> {
         let began = Instant::now();
         self.add_addresses(vips)?;
-        self.networks(vips)?;
+        if self.mode == Mode::Dynamic {
+            self.networks(vips)?;
+        }
         Ok(began)
     }
 
-    /// Removes the `network` statements; returns when it began. The addresses stay: the daemon, too, removes them later.
+    /// Removes what has them advertised; returns when it began. In Connected mode that is the addresses; in Dynamic mode the
+    /// `network` statements, and the addresses stay: the daemon, too, removes them later. See [`Raw::clear`].
     pub fn withdraw(&mut self, vips: &[IpAddr]) -> Result<Instant> {
         let began = Instant::now();
-        self.statements(vips, |vip| format!("no network {}", host(vip)))?;
+        match self.mode {
+            Mode::Connected => self.remove_addresses(vips)?,
+            Mode::Dynamic => self.statements(vips, |vip| format!("no network {}", host(vip)))?,
+        }
         Ok(began)
+    }
+
+    /// Removes the addresses that a withdrawal left.
+    pub fn clear(&mut self, vips: &[IpAddr]) -> Result<()> {
+        match self.mode {
+            Mode::Connected => Ok(()),
+            Mode::Dynamic => self.remove_addresses(vips),
+        }
     }
 
     /// Adds the `network` statements.

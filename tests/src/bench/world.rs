@@ -1,6 +1,6 @@
 //! Where the walks are timed: a fabric with two equal nodes, one with the daemon and one for the baseline.
 //!
-//! Both nodes are Dynamic, have the same FRR and a raw BGP session each; the daemon runs on the first only, so that
+//! Both nodes have the same mode, the same FRR and a raw BGP session each; the daemon runs on the first only, so that
 //! neither side sees the other's addresses, and both feel the same load of the machine.
 
 use std::fs;
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node as NodeObject, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::Serialize;
@@ -43,10 +44,20 @@ pub struct World {
 }
 
 impl World {
-    /// Raises the fabric; the daemon does not run yet. `sockets` is the `frr.socket_path`, else the node's own.
-    pub fn raise(sockets: impl FnOnce(&Lab, &Node) -> Result<PathBuf>) -> Result<Self> {
+    /// Raises the fabric with nodes of this mode; the daemon does not run yet.
+    pub fn raise(mode: Mode) -> Result<Self> {
+        Self::raise_with(mode, &[], own_sockets)
+    }
+
+    /// The same in Dynamic mode, with more nodes after the two.
+    pub fn raise_among(more: &[&str]) -> Result<Self> {
+        Self::raise_with(Mode::Dynamic, more, own_sockets)
+    }
+
+    /// `sockets` makes the daemon's `frr.socket_path`.
+    fn raise_with(mode: Mode, more: &[&str], sockets: impl FnOnce(&Lab, &Node) -> Result<PathBuf>) -> Result<Self> {
         let lab = Lab::new()?;
-        let specs = [NodeSpec::new(OWN, Mode::Dynamic), NodeSpec::new(RAW, Mode::Dynamic)];
+        let specs: Vec<_> = [OWN, RAW].iter().chain(more).map(|name| NodeSpec::new(name, mode)).collect();
         let fabric = Fabric::raise(&lab, &specs)?;
         let manifests = lab.subdirectory("manifests")?;
         let sockets = sockets(&lab, &fabric.nodes[0])?;
@@ -58,7 +69,7 @@ impl World {
     /// The same with a proxy before FRR's socket, which tells when which command arrived there.
     pub fn raise_proxied() -> Result<(Self, Proxy)> {
         let mut proxy = None;
-        let world = Self::raise(|lab, node| {
+        let world = Self::raise_with(Mode::Dynamic, &[], |lab, node| {
             let directory = lab.subdirectory("proxy")?;
             proxy = Some(Proxy::listen(&directory, &node.frr.directory().join(cosmolet::frr::SOCKET))?);
             Ok(directory)
@@ -91,6 +102,14 @@ impl World {
         put(&self.manifests, name, text)
     }
 
+    /// Waits until this many VIPs are on the loopback of a node.
+    pub fn wait_addresses(&self, node: &Node, count: usize) -> Result<()> {
+        let range = IpNet::from(VIPS_V4);
+        wait::until_true(&format!("{count} VIPs on the loopback of {}", node.name()), LIMIT, || {
+            Ok(node.loopback_addresses()?.iter().filter(|address| range.contains(*address)).count() == count)
+        })
+    }
+
     /// Starts the daemon and waits until it is ready.
     pub fn start(&mut self) -> Result<()> {
         self.daemon.start().map(drop)
@@ -104,6 +123,10 @@ impl World {
             Ok(rows.iter().filter(|row| row["state"] == state).count() == count)
         })
     }
+}
+
+fn own_sockets(_: &Lab, node: &Node) -> Result<PathBuf> {
+    Ok(node.frr.directory().to_owned())
 }
 
 /// Everything but the source and the sockets is as shipped.

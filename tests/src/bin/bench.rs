@@ -49,7 +49,7 @@ fn run(args: &Args) -> Result<usize> {
     let chosen: Vec<&Entry> = ENTRIES.iter().filter(|entry| is_chosen(entry.name, &args.filters)).collect();
     ensure!(!chosen.is_empty(), "no entry matches {:?}; --list shows all", args.filters);
     if args.list {
-        chosen.iter().for_each(|entry| println!("{:<18} {}", entry.name, entry.about));
+        chosen.iter().for_each(|entry| println!("{:<20} {}", entry.name, entry.about));
         return Ok(0);
     }
     ensure!(lab::is_root(), "the benches need root: they load eBPF programs and run FRR in network namespaces");
@@ -94,8 +94,9 @@ mod tests {
             ENTRIES.iter().filter(|entry| is_chosen(entry.name, &filters)).count()
         };
         assert_eq!(chosen(&[]), ENTRIES.len());
-        assert_eq!(chosen(&["vips"]), 2);
-        assert_eq!(chosen(&["engine", "one-vip"]), 2);
+        assert_eq!(chosen(&["vips"]), 4);
+        assert_eq!(chosen(&["peers"]), 3);
+        assert_eq!(chosen(&["engine", "one-vip"]), 3);
         assert_eq!(chosen(&["no such"]), 0);
     }
 }

@@ -48,7 +48,9 @@ fn folder(release: &str) -> Result<PathBuf> {
 }
 
 fn is_there(release: &str) -> bool {
-    folder(release).is_ok_and(|folder| folder.join("version").is_file())
+    // The second is what an unpacking of old did not have.
+    let files = ["version", "programs/frr-reload.py"];
+    folder(release).is_ok_and(|folder| files.iter().all(|file| folder.join(file).is_file()))
 }
 
 /// The FRR of a Debian release.

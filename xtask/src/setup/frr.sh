@@ -23,6 +23,8 @@ apt() {
 }
 apt update
 apt --no-install-recommends --download-only install frr
+# One script, which runs with this machine's Python.
+(cd "$draft/apt/archives" && apt download frr-pythontools)
 
 # Everything below /usr, as on any machine of today.
 mkdir "$draft/files/usr"
@@ -48,6 +50,16 @@ exec unshare --mount --propagation private /bin/sh -euc '
 END
     chmod +x "$draft/programs/$program"
 done
+
+# vtysh wants its libraries only: told so by the loader, it starts as fast as if it were installed. frr-reload.py finds it here.
+loader=$(cd "$draft" && ls files/usr/lib/*/ld-linux-*.so.* | head -n 1)
+libraries=$directory/${loader%/*}
+cat > "$draft/programs/vtysh" << END
+#!/bin/sh
+exec "$directory/$loader" --library-path "$libraries:$libraries/frr" "$directory/files/usr/bin/vtysh" "\$@"
+END
+chmod +x "$draft/programs/vtysh"
+cp "$draft/files/usr/lib/frr/frr-reload.py" "$draft/programs/"
 
 rm -rf "$directory"
 mv "$draft" "$directory"

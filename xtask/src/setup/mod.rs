@@ -7,6 +7,7 @@ mod bpf;
 mod cluster;
 pub mod frr;
 mod kube;
+pub mod peers;
 mod table;
 
 use std::io::{BufRead, Write};
@@ -46,6 +47,8 @@ pub enum Group {
     Demo,
     /// The FRR of other Debian releases, for the tests: unpacked, not installed.
     Frr,
+    /// GoBGP, ExaBGP and frr-reload.py, for `bench peers`: unpacked, not installed.
+    Peers,
     /// Chromium, for the tests of the status page.
     Browser,
     /// cargo-fuzz.
@@ -60,8 +63,8 @@ impl Options {
 
     fn wants(&self, group: Group) -> bool {
         match group {
-            // Nobody needs the fuzzer to build, test or see cosmolet.
-            Group::Fuzz => self.only.contains(&Group::Fuzz),
+            // Nobody needs the fuzzer or other speakers to build, test or see cosmolet.
+            Group::Fuzz | Group::Peers => self.only.contains(&group),
             Group::Build | Group::Ebpf | Group::Lab => {
                 self.only.is_empty() || self.only.contains(&group) || self.only.contains(&Group::Demo)
             }

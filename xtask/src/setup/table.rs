@@ -1,7 +1,7 @@
 //! The table of needs: one line each, with its reason.
 
 use super::apt::Apt;
-use super::{Group, bpf, cluster, frr, kube};
+use super::{Group, bpf, cluster, frr, kube, peers};
 use crate::shell::{self, which};
 
 /// One thing that must be on the machine.
@@ -50,6 +50,7 @@ pub(super) fn needs() -> Vec<Need> {
     needs.extend(bpf::needs());
     needs.extend(kube::needs());
     needs.extend(cluster::needs());
+    needs.extend(peers::needs());
     needs.push(tool(
         "chromium",
         "shows the status page to its tests",
