@@ -27,8 +27,8 @@ pub const RAW: &str = "raw";
 const HTTP: &str = "127.0.0.1:9470";
 /// Makes a node carry no VIP at all.
 const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
-/// Long enough for ten thousand VIPs on a busy machine.
-pub const LIMIT: Duration = Duration::from_secs(120);
+/// Long enough for ten thousand VIPs on a busy machine: FRR 8.4 alone may take minutes to see their addresses.
+pub const LIMIT: Duration = Duration::from_secs(600);
 
 /// The fabric, the daemon and the directory it follows. Fields are dropped in this order.
 #[derive(Debug)]
