@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::figure::{Figure, Measure, Summary};
 use super::raw::Raw;
 use super::world::{LIMIT, World, list, service, slice, vips};
-use crate::fabric::{VIPS_V4, host};
+use crate::fabric::{Mode, VIPS_V4, host};
 use crate::objects::State;
 
 /// How many VIPs FRR has beside the one that goes.
@@ -24,7 +24,7 @@ pub fn measure(rounds: usize) -> Result<Vec<Figure>> {
 }
 
 fn among(count: u16, rounds: usize) -> Result<Figure> {
-    let mut world = World::raise(|_, node| Ok(node.frr.directory().to_owned()))?;
+    let mut world = World::raise(Mode::Dynamic)?;
     let wire = world.own().plan.link4(3);
     world.own().frr.configure(&[
         "ip prefix-list COSMOLET-WITHDRAWN seq 4294967295 permit any",

@@ -3,6 +3,7 @@
 //! Own and baseline take turns, so that what slows the machine slows both; medians are compared. Nothing here judges a
 //! figure but its own target.
 
+pub mod addresses;
 pub mod at_once;
 pub mod ebpf;
 pub mod engine;
@@ -116,6 +117,13 @@ pub const ENTRIES: [Entry; 20] = [
         about: "vips-1k-connected with 10 000 VIPs",
         rounds: [3, 1],
         run: |rounds| many::measure(Mode::Connected, 10_000, 1.3, rounds),
+    },
+    Entry {
+        name: "thousands",
+        about: "10 000 IPv6 VIPs, with addresses and without: the time for each until all are advertised, withdrawn and gone, over the same \
+                for 1000",
+        rounds: [1, 1],
+        run: |_| addresses::measure(1000, 10_000),
     },
     Entry {
         name: "watch-10",

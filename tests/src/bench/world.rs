@@ -46,30 +46,40 @@ pub struct World {
 impl World {
     /// Raises the fabric with nodes of this mode; the daemon does not run yet.
     pub fn raise(mode: Mode) -> Result<Self> {
-        Self::raise_with(mode, &[], own_sockets)
+        Self::raise_with(&specs(mode, &[]), &[], own_sockets)
+    }
+
+    /// The same in Dynamic mode with VIPs that have no addresses.
+    pub fn raise_bare() -> Result<Self> {
+        let unchecked = |spec: NodeSpec| spec.bgp_line("no bgp network import-check");
+        let specs: Vec<_> = specs(Mode::Dynamic, &[]).into_iter().map(unchecked).collect();
+        Self::raise_with(&specs, &[("COSMOLET_LOOPBACK_ENABLED", "false")], own_sockets)
     }
 
     /// The same in Dynamic mode, with more nodes after the two.
     pub fn raise_among(more: &[&str]) -> Result<Self> {
-        Self::raise_with(Mode::Dynamic, more, own_sockets)
+        Self::raise_with(&specs(Mode::Dynamic, more), &[], own_sockets)
     }
 
     /// `sockets` makes the daemon's `frr.socket_path`.
-    fn raise_with(mode: Mode, more: &[&str], sockets: impl FnOnce(&Lab, &Node) -> Result<PathBuf>) -> Result<Self> {
+    fn raise_with(
+        specs: &[NodeSpec],
+        env: &[(&str, &str)],
+        sockets: impl FnOnce(&Lab, &Node) -> Result<PathBuf>,
+    ) -> Result<Self> {
         let lab = Lab::new()?;
-        let specs: Vec<_> = [OWN, RAW].iter().chain(more).map(|name| NodeSpec::new(name, mode)).collect();
-        let fabric = Fabric::raise(&lab, &specs)?;
+        let fabric = Fabric::raise(&lab, specs)?;
         let manifests = lab.subdirectory("manifests")?;
         let sockets = sockets(&lab, &fabric.nodes[0])?;
         let config = config(&format!("  manifests: {}\n", manifests.display()), &sockets);
-        let daemon = Daemon::prepare(&lab, &fabric.nodes[0].netns, OWN, &config, HTTP.parse()?, &[])?;
+        let daemon = Daemon::prepare(&lab, &fabric.nodes[0].netns, OWN, &config, HTTP.parse()?, env)?;
         Ok(Self { daemon, fabric, manifests, sockets, lab })
     }
 
     /// The same with a proxy before FRR's socket, which tells when which command arrived there.
     pub fn raise_proxied() -> Result<(Self, Proxy)> {
         let mut proxy = None;
-        let world = Self::raise_with(Mode::Dynamic, &[], |lab, node| {
+        let world = Self::raise_with(&specs(Mode::Dynamic, &[]), &[], |lab, node| {
             let directory = lab.subdirectory("proxy")?;
             proxy = Some(Proxy::listen(&directory, &node.frr.directory().join(cosmolet::frr::SOCKET))?);
             Ok(directory)
@@ -123,6 +133,10 @@ impl World {
             Ok(rows.iter().filter(|row| row["state"] == state).count() == count)
         })
     }
+}
+
+fn specs(mode: Mode, more: &[&str]) -> Vec<NodeSpec> {
+    [OWN, RAW].iter().chain(more).map(|name| NodeSpec::new(name, mode)).collect()
 }
 
 fn own_sockets(_: &Lab, node: &Node) -> Result<PathBuf> {
