@@ -1,6 +1,6 @@
 //! Steps to batches of commands, and replies back to outcomes. Pure.
 //!
-//! Owns every configuration command that cosmolet ever sends. Names an instance only where FRR has several (bare `router
+//! Owns every configuration command that cosmolet ever sends, but for those of the prefix-list in `withdrawn`. Names an instance only where FRR has several (bare `router
 //! bgp` cannot create one), and never leaves bgpd in a configuration node: a session parked in an address family while
 //! another runs `no router bgp` aborts bgpd (measured on 8.4.4 and 10.3).
 

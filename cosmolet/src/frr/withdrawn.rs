@@ -12,7 +12,7 @@
 //! lends the list to cosmolet: a VIP that is withdrawn is denied in it first. The `network` statement goes all the same,
 //! so nothing depends on the list; an entry stays for a second or until its VIP is advertised again.
 //!
-//! Owns the entries up to number 65535 that deny a host prefix. Never touches the list's other entries.
+//! Owns the entries up to number 65535 that deny a host prefix, and their commands. Never touches the list's other entries.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,8 +25,9 @@ use crate::engine::types::{Family, PerFamily, Vip};
 pub const LIST: &str = "COSMOLET-WITHDRAWN";
 /// Ours have the numbers up to this one; the entry that permits the rest must have a larger one.
 const LAST_NUMBER: u32 = 65_535;
-/// With more prefixes than these the list is left alone: FRR looks at each of them whenever an entry changes.
-pub const MOST_PREFIXES: usize = 1000;
+/// With more host prefixes than these the list is left alone: FRR looks at each of them whenever an entry changes. A thousand
+/// VIPs, and what the operator has.
+pub const MOST_PREFIXES: usize = 1024;
 /// So many VIPs are denied at a time, for the same reason; more are as quick by their `network` statements.
 pub const MOST_AT_ONCE: usize = 16;
 
