@@ -89,7 +89,9 @@ fn programs() -> Result<(PathBuf, PathBuf)> {
         Some(_) => {
             let directory = program_directory();
             let script = directory.join("frr-reload.py");
-            fs::exists(&script)?.then_some((script, directory)).context("COSMOLET_FRR_DIR has no frr-reload.py")
+            fs::exists(&script)?
+                .then_some((script, directory))
+                .context("COSMOLET_FRR_DIR has no frr-reload.py: `cargo xtask setup --only frr` unpacks it")
         }
         None => Ok((unpacked("usr/lib/frr/frr-reload.py")?, PathBuf::from("/usr/bin"))),
     }
