@@ -63,9 +63,17 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// The cargo that called us.
+/// The cargo that called us, without the variables by which it describes this program to itself: the build script of `ring` asks
+/// for them, so that it and all that needs it were built anew after each plain `cargo build`, and again by us.
 pub fn cargo() -> Command {
-    command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let describes = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(describes) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
 }
 
 /// A command that needs root: as it is for root, else through sudo.
