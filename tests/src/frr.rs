@@ -12,11 +12,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::netns::{Netns, RUN_DIRECTORY};
+use crate::netns::{Netns, RUN_DIRECTORY, output};
 use crate::process::{Process, Spec};
 use crate::vty::Vty;
 use crate::{Lab, wait};
 
+/// Where the machine's own FRR is.
+pub const INSTALLED: &str = "/usr/lib/frr";
+/// Debian's own: frr-reload.py and ExaBGP need nothing but its standard library.
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
 /// The group that FRR is built to give its vty sockets to.
 const VTY_GROUP: &str = "frrvty";
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -139,6 +143,34 @@ impl Frr {
     /// Runs lines in bgpd's configuration mode; any refusal is an error.
     pub fn configure<S: AsRef<str>>(&self, lines: &[S]) -> Result<()> {
         self.bgpd()?.configure_ok(lines)
+    }
+
+    /// FRR's whole configuration as vtysh writes it, which is what an operator's automation keeps.
+    pub fn running(&self) -> Result<String> {
+        // vtysh complains where it is missing.
+        fs::write(self.directory.join("vtysh.conf"), "service integrated-vtysh-config\n")?;
+        let mut show = Command::new(tools()?.join("vtysh"));
+        show.arg("--config_dir").arg(&self.directory).arg("--vty_socket").arg(&self.directory);
+        let running = output(show.args(["-c", "show running-config"]))?;
+        Ok(running.split_once("\n!\n").context("no configuration from vtysh")?.1.to_owned())
+    }
+
+    /// Makes FRR have what frr.conf says and nothing else, by its own frr-reload.py: `systemctl reload frr`.
+    pub fn reload(&self) -> Result<()> {
+        let mut command = Command::new(PYTHON);
+        command.arg(program_directory().join("frr-reload.py")).args(["--reload", "--stdout", "--log-level", "warning"]);
+        command.arg("--bindir").arg(tools()?);
+        for option in ["--confdir", "--rundir", "--vty_socket"] {
+            command.arg(option).arg(&self.directory);
+        }
+        output(command.arg(self.directory.join("frr.conf"))).map(drop)
+    }
+
+    /// From their next starts on the daemons are those of another folder: FRR is upgraded.
+    pub fn replace_programs(&mut self, directory: &Path) {
+        for running in &mut self.daemons {
+            running.spec = running.spec.clone().program(directory.join(running.daemon.program()));
+        }
     }
 
     /// Stops one daemon with SIGKILL and returns the moment.
@@ -264,7 +296,15 @@ pub fn established(summary: &Value) -> Vec<String> {
 /// Where FRR's programs are.
 #[must_use]
 pub fn program_directory() -> PathBuf {
-    std::env::var_os("COSMOLET_FRR_DIR").map_or_else(|| PathBuf::from("/usr/lib/frr"), PathBuf::from)
+    std::env::var_os("COSMOLET_FRR_DIR").map_or_else(|| PathBuf::from(INSTALLED), PathBuf::from)
+}
+
+/// Where vtysh is: another release's lies beside its daemons.
+fn tools() -> Result<PathBuf> {
+    let directory = program_directory();
+    let tools = if directory == Path::new(INSTALLED) { PathBuf::from("/usr/bin") } else { directory };
+    ensure!(tools.join("vtysh").exists(), "{} has no vtysh: cargo xtask setup", tools.display());
+    Ok(tools)
 }
 
 /// Whether bfdd has a control socket, whose place is then the same for all: FRR 10 has none any more.

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::netns::{Door, Netns};
 
 /// What to start: program, arguments, place and log file.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Spec {
     name: String,
     program: PathBuf,

@@ -1,12 +1,14 @@
 //! FRR's daemons die and come back.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use cosmolet_tests::fabric::{Mode, NodeSpec, vip4, vip6};
-use cosmolet_tests::frr::Daemon;
+use cosmolet_tests::frr::{Daemon, INSTALLED, program_directory};
 use cosmolet_tests::objects::State;
 use cosmolet_tests::stage::{Options, Stage};
+use serde_json::Value;
 
 use crate::{LIMIT, REREAD, ensure_unmoved, frr, restart_bgpd};
 
@@ -32,6 +34,57 @@ fn frr_restarts_are_survived_in_both_modes() -> Result<()> {
     for (index, before) in before.iter().enumerate() {
         ensure!(frr(&stage, index)? == *before, "before {before:?}, after {:?}", frr(&stage, index)?);
     }
+    Ok(())
+}
+
+/// The ToR keeps the routes of a bgpd that promises to come back, and has them confirmed before it would drop them: the replay is
+/// quicker than FRR's End-of-RIB.
+#[test]
+fn with_graceful_restart_a_restart_is_no_gap() -> Result<()> {
+    let specs = [NodeSpec::new(NODES[0], Mode::Connected), NodeSpec::new(NODES[1], Mode::Dynamic)];
+    let mut stage = Stage::raise(&specs.map(|spec| spec.bgp_line("bgp graceful-restart")), Options::default())?;
+    stage.start()?;
+    stage.wait_nodes(&NODES, Instant::now(), LIMIT)?;
+    for index in [0, 1, 0, 1] {
+        let since = Instant::now();
+        stage.fabric.nodes[index].frr.kill(Daemon::Bgpd)?;
+        stage.fabric.nodes[index].frr.restart(Daemon::Bgpd)?;
+        let established = |bgp: &Value| bgp["peers"].as_array().is_some_and(|peers| peers.iter().all(is_established));
+        stage.wait_bgp(index, "its sessions are back", established)?;
+        back(&mut stage, index)?;
+        ensure_unmoved(&stage, since)?;
+    }
+    Ok(())
+}
+
+fn is_established(peer: &Value) -> bool {
+    peer["established"] == true
+}
+
+/// FRR is replaced under the daemon by that of the machine and then by that which the suite runs with: in the run with another
+/// release's an upgrade, else two restarts of all of it.
+#[test]
+fn an_upgrade_of_frr_is_a_restart() -> Result<()> {
+    let specs = [NodeSpec::new(NODES[0], Mode::Connected), NodeSpec::new(NODES[1], Mode::Dynamic)];
+    let mut stage = Stage::raise(&specs, Options::default())?;
+    stage.start()?;
+    stage.wait_nodes(&NODES, Instant::now(), LIMIT)?;
+    let before = [frr(&stage, 0)?.ours, frr(&stage, 1)?.ours];
+    for programs in [PathBuf::from(INSTALLED), program_directory()] {
+        for index in 0..NODES.len() {
+            let frr = &mut stage.fabric.nodes[index].frr;
+            frr.replace_programs(&programs);
+            let killed = frr.kill(Daemon::Bgpd)?;
+            frr.kill(Daemon::Zebra)?;
+            stage.wait_nodes(&[NODES[1 - index]], killed, LIMIT)?;
+            let frr = &mut stage.fabric.nodes[index].frr;
+            frr.restart(Daemon::Zebra)?;
+            frr.restart(Daemon::Bgpd)?;
+            back(&mut stage, index)?;
+        }
+    }
+    let after = [frr(&stage, 0)?.ours, frr(&stage, 1)?.ours];
+    ensure!(before == after, "before {before:?}, after {after:?}");
     Ok(())
 }
 

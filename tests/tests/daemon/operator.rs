@@ -35,6 +35,28 @@ fn the_operators_hand_is_respected() -> Result<()> {
     Ok(())
 }
 
+/// frr-reload.py takes away all that the operator's file does not have, ours included: it is put back, and theirs is as they want it.
+#[test]
+fn what_a_reload_takes_away_is_put_back() -> Result<()> {
+    let mut stage = Stage::raise(&[NodeSpec::new(NODE, Mode::Dynamic)], Options::default())?;
+    let file = stage.fabric.nodes[0].frr.running()?;
+    let operators = frr(&stage, 0)?.operators;
+    stage.start()?;
+    stage.wait_nodes(&[NODE], Instant::now(), LIMIT)?;
+    let ours = frr(&stage, 0)?.ours;
+    ensure!(ours.len() == 2, "{ours:?}");
+    for round in 0..2 {
+        let before = advertised(&stage)?;
+        stage.fabric.nodes[0].frr.write_config(&file)?;
+        stage.fabric.nodes[0].frr.reload()?;
+        wait::until_true("our statements are put back", REREAD, || Ok(advertised(&stage)? >= before + 2))?;
+        stage.wait_nodes(&[NODE], Instant::now(), REREAD)?;
+        let after = frr(&stage, 0)?;
+        ensure!(after.ours == ours && after.operators == operators, "round {round}: {after:?}, before {operators}");
+    }
+    Ok(())
+}
+
 /// The address alone makes the operator's statement valid; it stays whatever becomes of the VIP.
 fn foreign_network(stage: &Stage) -> Result<()> {
     let vip = vip4(STATIC);

@@ -8,7 +8,8 @@ use cosmolet::engine::plan::Step;
 use cosmolet::engine::types::{Mode, PerFamily};
 use cosmolet::frr::Options;
 
-use crate::{DYNAMIC, Node, Watched, ensure_done, options, vip};
+use crate::pair::Pair;
+use crate::{DYNAMIC, LIMIT, Node, Watched, ensure_done, options, vip};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nodes_unnumbered_configuration_is_understood() -> Result<()> {
@@ -60,6 +61,59 @@ exit
     let view = Watched::new(overridden).up().await?;
     assert_eq!(view.modes, PerFamily { v4: Mode::Dynamic, v6: Mode::Dynamic });
     Ok(())
+}
+
+/// What else an operator may say there: it changes neither the mode nor what is ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_policies_and_dampening_are_passed_over() -> Result<()> {
+    let config = "frr defaults datacenter
+router bgp 65001
+ bgp router-id 10.0.0.11
+ bgp ebgp-requires-policy
+ no bgp network import-check
+ neighbor 10.9.0.9 remote-as external
+ address-family ipv4 unicast
+  bgp dampening 15 750 2000 60
+  network 10.0.0.12/32 route-map COSMOLET-ADVERTISE
+  redistribute connected metric 5 route-map LOOPBACKS
+ exit-address-family
+ address-family ipv6 unicast
+  redistribute connected metric 7
+ exit-address-family
+exit
+route-map LOOPBACKS permit 10
+exit
+";
+    let node = Node::start(config)?;
+    assert!(node.running_config()?.contains("bgp dampening 15 750 2000 60"), "{}", node.running_config()?);
+    let view = node.watch().up().await?;
+    assert_eq!(view.modes, PerFamily { v4: Mode::Connected, v6: Mode::Connected });
+    assert_eq!(view.networks, [(vip("10.0.0.12"), Network::Ours(None))].into());
+    Ok(())
+}
+
+/// Dampening is for what others flap: a VIP that comes and goes ten times is heard of at once all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn dampening_on_the_node_does_not_hold_its_vips() -> Result<()> {
+    let ends = Pair::raise()?;
+    let frr = ends.frr(&ends.node, 65001, "10.1.0.2", "external")?;
+    let tor = ends.frr(&ends.tor, 65002, "10.1.0.1", "external")?;
+    frr.configure(&["router bgp", "address-family ipv4 unicast", "bgp dampening 15 750 2000 60"])?;
+    let mut watched = Watched::new(options(frr.directory()));
+    watched.view("a session", |view| view.peers.iter().any(|peer| peer.established)).await?;
+    let vip = vip("10.7.0.1");
+    ends.add(&[vip])?;
+    for _ in 0..10 {
+        ensure_done(&watched.handle.apply(vec![Step::advertise(vip)]).await)?;
+        watched.rib(&[vip], |rib| rib.valid && !rib.advertised_to.is_empty()).await?;
+        ensure_done(&watched.handle.apply(vec![Step::Withdraw(vip)]).await)?;
+        watched.rib(&[vip], |rib| *rib == RibState::default()).await?;
+    }
+    ensure_done(&watched.handle.apply(vec![Step::advertise(vip)]).await)?;
+    watched.rib(&[vip], |rib| rib.valid && !rib.advertised_to.is_empty()).await?;
+    cosmolet_tests::wait::until_true("the ToR hears of it", LIMIT, || {
+        Ok(tor.show(&format!("show bgp ipv4 unicast {}", vip.prefix()))?["paths"][0]["valid"] == true)
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]

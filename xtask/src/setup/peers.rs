@@ -1,4 +1,4 @@
-//! What the benches put cosmolet beside: GoBGP, ExaBGP and frr-reload.py, unpacked into the cache folder.
+//! What the benches put cosmolet beside: GoBGP and ExaBGP, unpacked into the cache folder.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,24 +12,21 @@ use crate::shell;
 
 const SCRIPT: &str = include_str!("peers.sh");
 
-/// The packages, and a file of each. Their dependencies are libc and Python, and FRR's own programs.
-const PACKAGES: [(&str, &str); 3] = [
-    ("gobgpd", "usr/bin/gobgpd"),
-    ("python3-exabgp", "usr/lib/python3/dist-packages/exabgp"),
-    ("frr-pythontools", "usr/lib/frr/frr-reload.py"),
-];
+/// The packages, and a file of each. Their dependencies are libc and Python.
+const PACKAGES: [(&str, &str); 2] =
+    [("gobgpd", "usr/bin/gobgpd"), ("python3-exabgp", "usr/lib/python3/dist-packages/exabgp")];
 
 pub(super) fn needs() -> [Need; 2] {
     [
         tool(
             "python3",
-            "runs ExaBGP and frr-reload.py",
+            "runs ExaBGP",
             Group::Peers,
             || fs::exists("/usr/bin/python3").unwrap_or(false),
             &[&["python3"]],
         ),
         Need {
-            name: "GoBGP, ExaBGP, frr-reload.py",
+            name: "GoBGP, ExaBGP",
             why: "`bench peers` measures them beside cosmolet; unpacked into the cache folder",
             group: Group::Peers,
             present: is_there,
@@ -61,8 +58,5 @@ fn unpack(apt: &mut Apt) -> Result<()> {
     }
     let script = folder.with_extension("sh");
     fs::write(&script, SCRIPT)?;
-    shell::run_quietly(
-        "setup: GoBGP, ExaBGP and frr-reload.py",
-        shell::as_root("sh").arg(&script).arg(&folder).args(packages),
-    )
+    shell::run_quietly("setup: GoBGP and ExaBGP", shell::as_root("sh").arg(&script).arg(&folder).args(packages))
 }

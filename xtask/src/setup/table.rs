@@ -68,7 +68,7 @@ pub(super) fn needs() -> Vec<Need> {
     needs
 }
 
-fn lab() -> [Need; 6] {
+fn lab() -> [Need; 7] {
     let present = [
         || which("bgpd").is_some() && which("zebra").is_some() && which("vtysh").is_some(),
         || which("nft").is_some(),
@@ -76,9 +76,17 @@ fn lab() -> [Need; 6] {
         || which("conntrack").is_some(),
         || which("bpftool").is_some(),
         || which("setcap").is_some(),
+        || fs::exists("/usr/lib/frr/frr-reload.py").unwrap_or(false),
     ];
     [
         tool("frr", "the lab's ToR and nodes run real FRR daemons", Group::Lab, present[0], &[&["frr"]]),
+        tool(
+            "frr-reload.py",
+            "an operator's automation, which takes away what its file does not have",
+            Group::Lab,
+            present[6],
+            &[&["frr-pythontools"]],
+        ),
         tool("nftables", "the lab's nodes translate VIPs as kube-proxy does", Group::Lab, present[1], &[&["nftables"]]),
         tool("iproute2", "makes the lab's namespaces and links", Group::Lab, present[2], &[&["iproute2"]]),
         tool("conntrack", "forgets connections when a test moves a backend", Group::Lab, present[3], &[&["conntrack"]]),

@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::frr::PYTHON;
 use super::{Change, Place, SPEAKERS, Way, fifo, unpacked};
 use crate::bench::world::World;
 use crate::fabric::{Node, TOR_ASN, WIRE_ASN, WIRE_PORT, host, vip4};
+use crate::frr::PYTHON;
 use crate::process::{Process, Spec};
 
 /// The running speaker.

@@ -2,22 +2,14 @@
 //!
 //! Both work on the raw node. The addresses are on its loopback all the time.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use super::{Change, FIRST, Way, unpacked};
+use super::{Change, FIRST, Way};
 use crate::bench::raw::{self, Raw};
 use crate::bench::world::{World, put, vips};
 use crate::fabric::{Node, host, vip4};
-use crate::frr::program_directory;
-use crate::netns::output;
-
-/// Debian's own: frr-reload.py needs nothing but its standard library.
-pub(super) const PYTHON: &str = "/usr/bin/python3";
 
 /// Puts the VIPs on the loopback, for without them bgpd advertises nothing.
 pub(super) fn put_addresses(world: &World, count: u16) -> Result<()> {
@@ -52,8 +44,6 @@ pub(super) struct Reload {
     count: u16,
     /// The configuration without VIPs, as FRR itself writes it: nothing else is there to be changed.
     config: String,
-    script: PathBuf,
-    vtysh: PathBuf,
     /// Whether the others of the VIPs stand.
     others: bool,
 }
@@ -61,39 +51,7 @@ pub(super) struct Reload {
 impl Reload {
     /// Takes the running configuration of the raw node, without VIPs.
     pub(super) fn prepare(world: &World, count: u16) -> Result<Self> {
-        let (script, vtysh) = programs()?;
-        let directory = world.raw().frr.directory();
-        // vtysh complains where it is missing.
-        fs::write(directory.join("vtysh.conf"), "service integrated-vtysh-config\n")?;
-        let mut show = Command::new(vtysh.join("vtysh"));
-        show.arg("--config_dir").arg(directory).arg("--vty_socket").arg(directory).args(["-c", "show running-config"]);
-        let running = output(&mut show)?;
-        let config = running.split_once("\n!\n").context("no configuration from vtysh")?.1.to_owned();
-        Ok(Self { count, config, script, vtysh, others: false })
-    }
-
-    fn reload(&self, directory: &Path) -> Result<()> {
-        let mut command = Command::new(PYTHON);
-        command.arg(&self.script).args(["--reload", "--log-level", "warning", "--bindir"]).arg(&self.vtysh);
-        command.arg("--stdout");
-        for option in ["--confdir", "--rundir", "--vty_socket"] {
-            command.arg(option).arg(directory);
-        }
-        output(command.arg(directory.join("frr.conf"))).map(drop)
-    }
-}
-
-/// frr-reload.py and the directory of vtysh, of the FRR that runs: another release's lie beside its daemons.
-fn programs() -> Result<(PathBuf, PathBuf)> {
-    match std::env::var_os("COSMOLET_FRR_DIR") {
-        Some(_) => {
-            let directory = program_directory();
-            let script = directory.join("frr-reload.py");
-            fs::exists(&script)?
-                .then_some((script, directory))
-                .context("COSMOLET_FRR_DIR has no frr-reload.py: `cargo xtask setup --only frr` unpacks it")
-        }
-        None => Ok((unpacked("usr/lib/frr/frr-reload.py")?, PathBuf::from("/usr/bin"))),
+        Ok(Self { count, config: world.raw().frr.running()?, others: false })
     }
 }
 
@@ -113,9 +71,8 @@ impl Way for Reload {
         let others = if self.others { self.count } else { FIRST };
         let from = if change.present { FIRST } else { FIRST + 1 };
         let text = with_networks(&self.config, (from..=others).map(|n| host(vip4(n)).to_string()))?;
-        let directory = world.raw().frr.directory();
-        let since = put(directory, "frr.conf", &text)?;
-        self.reload(directory)?;
+        let since = put(world.raw().frr.directory(), "frr.conf", &text)?;
+        world.raw().frr.reload()?;
         Ok(since)
     }
 }
