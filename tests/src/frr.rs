@@ -146,7 +146,7 @@ impl Frr {
     }
 
     /// FRR's whole configuration as vtysh writes it, which is what an operator's automation keeps.
-    pub fn running(&self) -> Result<String> {
+    pub fn whole_config(&self) -> Result<String> {
         // vtysh complains where it is missing.
         fs::write(self.directory.join("vtysh.conf"), "service integrated-vtysh-config\n")?;
         let mut show = Command::new(tools()?.join("vtysh"));

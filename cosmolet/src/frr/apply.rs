@@ -158,7 +158,7 @@ impl Applier {
         if quiet.is_none() || quiet != self.quiet() {
             return Ok(());
         }
-        slot.withdrawn.learn(&config.withdrawn, config.networks.len());
+        slot.withdrawn.learn(&config.withdrawn, config.networks.len(), &config.version);
         let at_hand = slot.connection.take().filter(|connection| connection.session.is_idle());
         let Some(mut connection) = at_hand else { return Ok(()) };
         let unused = config.unused_maps();

