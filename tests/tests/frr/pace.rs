@@ -38,10 +38,9 @@ fn cpu_time(pid: u32) -> Result<Duration> {
     Ok(Duration::from_nanos(text.split(' ').next().context("a first field")?.parse()?))
 }
 
-fn median(costs: &[Cost], field: impl Fn(&Cost) -> Duration) -> f64 {
-    let mut values: Vec<Duration> = costs.iter().map(field).collect();
-    values.sort_unstable();
-    values[values.len() / 2].as_secs_f64() * 1e3
+/// The least of them in ms: what else runs on the machine only ever adds to it.
+fn least(costs: &[Cost], field: impl Fn(&Cost) -> Duration) -> f64 {
+    costs.iter().map(field).min().unwrap_or_default().as_secs_f64() * 1e3
 }
 
 /// The edge beside the raw client, on the same bgpd, by turns. Batches and their framing may cost bgpd a share, not a multiple;
@@ -76,8 +75,8 @@ async fn pipelining_keeps_up_with_a_raw_client() -> Result<()> {
         }
     }
     for (kind, name) in ["advertise", "withdraw"].into_iter().enumerate() {
-        let [raw_ms, ours_ms] = [&raw[kind], &ours[kind]].map(|costs| median(costs, |cost| cost.elapsed));
-        let [raw_cpu, ours_cpu] = [&raw[kind], &ours[kind]].map(|costs| median(costs, |cost| cost.cpu));
+        let [raw_ms, ours_ms] = [&raw[kind], &ours[kind]].map(|costs| least(costs, |cost| cost.elapsed));
+        let [raw_cpu, ours_cpu] = [&raw[kind], &ours[kind]].map(|costs| least(costs, |cost| cost.cpu));
         println!(
             "1000 VIPs, {name}: {ours_ms:.1} ms (raw {raw_ms:.1}), bgpd's processor {ours_cpu:.1} ms (raw {raw_cpu:.1})"
         );

@@ -124,12 +124,12 @@ async fn what_an_earlier_life_left_is_cleared_and_the_operators_entries_stay() -
 async fn a_list_changed_again_and_again_does_not_end_bgpd() -> Result<()> {
     let ends = Pair::raise()?;
     let frr = lending(&ends)?;
-    flap(&ends, &frr).await?;
+    let _watched = flap(&ends, &frr).await?;
     until("the list is empty", || Ok(entries(&frr)?.len() == 3)).await
 }
 
 /// VIPs come and go faster than bgpd looks at them.
-async fn flap(ends: &Pair, frr: &Frr) -> Result<()> {
+async fn flap(ends: &Pair, frr: &Frr) -> Result<Watched> {
     let _tor = ends.frr(&ends.tor, 65002, "10.1.0.1", "external")?;
     let mut watched = Watched::new(Options { period: Duration::from_millis(20), ..options(frr.directory()) });
     watched.view("a session", |view| view.peers.iter().any(|peer| peer.established)).await?;
@@ -141,5 +141,6 @@ async fn flap(ends: &Pair, frr: &Frr) -> Result<()> {
         ensure_done(&watched.handle.apply(all(&vips, Step::advertise)).await).context("advertised")?;
         ensure_done(&watched.handle.apply(all(gone, Step::Withdraw)).await).context("withdrawn")?;
     }
-    ensure_done(&watched.handle.apply(all(&vips, Step::Withdraw)).await)
+    ensure_done(&watched.handle.apply(all(&vips, Step::Withdraw)).await)?;
+    Ok(watched)
 }
