@@ -31,8 +31,8 @@ pub const MOST_PREFIXES: usize = 1024;
 /// So many VIPs are denied at a time, for the same reason; more are as quick by their `network` statements.
 pub const MOST_AT_ONCE: usize = 16;
 
-/// Whether this FRR may be given entries. bgpd 10.3 died (`bgp_static_update`, a null pointer) in each of some twenty runs of 200
-/// rounds in which VIPs came and went by the list; 8.4 never did.
+/// Whether this FRR may be given entries. bgpd 10.3 died (`bgp_static_update`, a null pointer) in nearly every run of 200 rounds
+/// in which VIPs came and went by the list; 8.4 never did.
 #[must_use]
 pub fn is_safe(version: &str) -> bool {
     version.starts_with("8.")

@@ -47,7 +47,7 @@ pub enum Group {
     Demo,
     /// The FRR of other Debian releases, for the tests: unpacked, not installed.
     Frr,
-    /// GoBGP, ExaBGP and frr-reload.py, for `bench peers`: unpacked, not installed.
+    /// GoBGP and ExaBGP, for `bench peers`: unpacked, not installed.
     Peers,
     /// Chromium, for the tests of the status page.
     Browser,
