@@ -39,7 +39,7 @@ pub enum Door {
     /// `router bgp`: FRR has no other, and this never makes one.
     Only,
     /// `router bgp ASN [vrf NAME]`, as FRR demands where it has several. This makes the instance if it is gone; so the answer
-    /// to [`INSTANCES`], with which each batch ends, is waited for before the next one is sent.
+    /// to `show bgp vrfs json`, with which each batch ends, is waited for before the next one is sent.
     Named {
         /// The AS number.
         asn: u32,
