@@ -155,6 +155,13 @@ impl Frr {
         Ok(running.split_once("\n!\n").context("no configuration from vtysh")?.1.to_owned())
     }
 
+    /// The first number of its version.
+    pub fn major(&self) -> Result<u32> {
+        let running = self.bgpd()?.expect_success("show running-config")?;
+        let version = running.split_once("frr version ").and_then(|(_, rest)| rest.split('.').next());
+        version.context("no version in bgpd's configuration")?.parse().context("the version of FRR")
+    }
+
     /// Makes FRR have what frr.conf says and nothing else, by its own frr-reload.py: `systemctl reload frr`.
     pub fn reload(&self) -> Result<()> {
         let mut command = Command::new(PYTHON);
@@ -264,9 +271,7 @@ impl Frr {
             Daemon::Bfdd => spec.arg(at("bfdd.conf")),
         })
     }
-}
 
-impl Frr {
     /// A script that runs its arguments where `/run/netns` has these VRFs alone: zebra takes every namespace there for one.
     fn sees_only(&self, vrfs: &[(String, String)]) -> String {
         let kept = |vrf: &str| self.directory.join(format!("{vrf}.netns")).display().to_string();

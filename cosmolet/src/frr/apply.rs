@@ -150,7 +150,7 @@ impl Applier {
         let Ok(mut slot) = self.slot.try_lock() else { return Ok(()) };
         for removed in config.removed_maps() {
             tracing::warn!(map = %removed, "a route-map of ours was removed from FRR: putting it back");
-            slot.names.avoid(removed);
+            slot.names.avoid(removed, &config.version);
         }
         if let Some(connection) = &mut slot.connection {
             connection.maps.retain(|map| config.maps.contains(map));
@@ -159,13 +159,17 @@ impl Applier {
             return Ok(());
         }
         slot.withdrawn.learn(&config.withdrawn, config.networks.len(), &config.version);
-        let at_hand = slot.connection.take().filter(|connection| connection.session.is_idle());
-        let Some(mut connection) = at_hand else { return Ok(()) };
         let unused = config.unused_maps();
         let mut batches = Batch::no_route_maps(&unused);
         if slot.withdrew_at.is_none_or(|at| at.elapsed() >= DENIED_FOR) {
             batches.extend(Batch::lines(&slot.withdrawn.clear(|vip| config.networks.contains_key(&vip))));
         }
+        if batches.is_empty() {
+            return Ok(());
+        }
+        // Without one the next reading finds the same to do.
+        let at_hand = slot.connection.take().filter(|connection| connection.session.is_idle());
+        let Some(mut connection) = at_hand else { return Ok(()) };
         for batch in batches {
             connection.carry_out(&batch).await?;
         }

@@ -2,8 +2,9 @@
 //!
 //! Owns the two names of each content. FRR 8.4 frees a removed route-map as soon as one of the same name is made, while
 //! the `network` statements that used it still point to it until its timer (5 s) has run; the next word about one of
-//! them, an advertisement or a withdrawal, then writes into freed memory, and bgpd dies. So a route-map that somebody
-//! removed is never made again under the name that statements still have.
+//! them, an advertisement or a withdrawal, then writes into freed memory, and bgpd dies. So there a route-map that somebody
+//! removed is never made again under the name that statements still have. FRR 10 keeps it while it is used, and there the
+//! name stays: an frr-reload.py that is under way finds the statements that it has read, and can remove them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -59,8 +60,11 @@ impl Names {
         FrrMap { content, again: self.again.contains(&content) }
     }
 
-    /// A route-map that statements use was removed: its content goes by the other name from now on.
-    pub fn avoid(&mut self, removed: FrrMap) {
+    /// A route-map that statements use was removed: with FRR of before 10 its content goes by the other name from now on.
+    pub fn avoid(&mut self, removed: FrrMap, version: &str) {
+        if keeps_used_maps(version) {
+            return;
+        }
         let FrrMap { content, again } = removed.other();
         if again {
             self.again.insert(content);
@@ -68,6 +72,12 @@ impl Names {
             self.again.remove(&content);
         }
     }
+}
+
+/// Tried with 8.4.4, which does not, and 10.3, which does.
+fn keeps_used_maps(version: &str) -> bool {
+    let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    major.is_some_and(|major| major >= 10)
 }
 
 #[cfg(test)]
@@ -89,10 +99,14 @@ mod tests {
     fn a_name_that_was_removed_is_not_used_until_the_other_is() {
         let mut names = Names::default();
         assert_eq!(names.of(MapName::PLAIN), FrrMap::PLAIN);
-        names.avoid(FrrMap::PLAIN);
-        names.avoid(FrrMap::PLAIN);
+        names.avoid(FrrMap::PLAIN, "8.4.4");
+        names.avoid(FrrMap::PLAIN, "8.4.4");
         assert_eq!(names.of(MapName::PLAIN), FrrMap::PLAIN.other());
-        names.avoid(FrrMap::PLAIN.other());
+        names.avoid(FrrMap::PLAIN.other(), "9.1");
         assert_eq!(names.of(MapName::PLAIN), FrrMap::PLAIN);
+        names.avoid(FrrMap::PLAIN, "10.3");
+        assert_eq!(names.of(MapName::PLAIN), FrrMap::PLAIN);
+        names.avoid(FrrMap::PLAIN, "");
+        assert_eq!(names.of(MapName::PLAIN), FrrMap::PLAIN.other(), "a version that was not told may be an old one");
     }
 }

@@ -1,8 +1,9 @@
 //! Steps to batches of commands, and replies back to outcomes. Pure.
 //!
-//! Owns every configuration command that cosmolet ever sends, but for those of the prefix-list in `withdrawn`. Names an instance only where FRR has several (bare `router
-//! bgp` cannot create one), and never leaves bgpd in a configuration node: a session parked in an address family while
-//! another runs `no router bgp` aborts bgpd (measured on 8.4.4 and 10.3).
+//! Owns every configuration command that cosmolet ever sends, but for those of the prefix-list in `withdrawn`. Names an
+//! instance only where FRR has several (bare `router bgp` cannot create one), and never leaves bgpd in a configuration
+//! node: a session parked in an address family while another runs `no router bgp` aborts bgpd (measured on 8.4.4 and
+//! 10.3).
 
 use std::time::Duration;
 
@@ -336,6 +337,18 @@ mod tests {
         assert_eq!(batches.len(), 2);
     }
 
+    /// How many frames a thousand VIPs need is what many of them cost beyond their own commands.
+    #[test]
+    fn a_frame_is_shared_by_several_vips() {
+        let commands = |vip: fn(u8, u8) -> Vip| {
+            let steps: Vec<_> =
+                (0..1000_u16).map(|n| n.to_be_bytes()).map(|[a, b]| Step::advertise(vip(a, b))).collect();
+            Batches::new(&steps, &Names::default(), &Door::Only).map(|batch| batch.roles().len()).sum::<usize>()
+        };
+        assert!(commands(|a, b| Vip::new(Ipv4Addr::new(10, 200, a, b).into())) < 1500);
+        assert!(commands(|a, b| Vip::new(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, a.into(), b.into()).into())) < 1750);
+    }
+
     fn route(attributes: Attributes) -> Route {
         Route::new(Profile::new(attributes, |_| 0x12), Some(3))
     }
@@ -395,7 +408,7 @@ mod tests {
         let step = [Step::Advertise(vip("10.0.0.1"), route)];
         let command = Batches::new(&step, &names, &Door::Only).next().unwrap();
         assert_eq!(lines(&command)[2], "network 10.0.0.1/32 route-map COSMOLET-0000000000000012-W3");
-        names.avoid(removed);
+        names.avoid(removed, "8.4.4");
         let command = Batches::new(&step, &names, &Door::Only).next().unwrap();
         assert_eq!(lines(&command)[2], "network 10.0.0.1/32 route-map COSMOLET-0000000000000012-W3-AGAIN");
     }

@@ -45,11 +45,13 @@ fn what_a_reload_takes_away_is_put_back() -> Result<()> {
     stage.wait_nodes(&[NODE], Instant::now(), LIMIT)?;
     let ours = frr(&stage, 0)?.ours;
     ensure!(ours.len() == 2, "{ours:?}");
-    for round in 0..2 {
+    for round in 0..6 {
         let before = advertised(&stage)?;
         stage.fabric.nodes[0].frr.write_config(&file)?;
         stage.fabric.nodes[0].frr.reload()?;
-        wait::until_true("our statements are put back", REREAD, || Ok(advertised(&stage)? >= before + 2))?;
+        wait::until_true("our statements are put back", REREAD, || {
+            Ok(advertised(&stage)? >= before + 2 && frr(&stage, 0)?.ours == ours)
+        })?;
         stage.wait_nodes(&[NODE], Instant::now(), REREAD)?;
         let after = frr(&stage, 0)?;
         ensure!(after.ours == ours && after.operators == operators, "round {round}: {after:?}, before {operators}");
@@ -93,8 +95,10 @@ fn ours_removed(stage: &Stage) -> Result<()> {
     // The route-map under our statements: without it they originate nothing.
     stage.fabric.nodes[0].frr.configure(&["no route-map COSMOLET-ADVERTISE"])?;
     wait::until_true("our route-map is put back", REREAD, || {
-        let text = stage.fabric.nodes[0].frr.bgpd()?.expect_success("show running-config")?;
-        Ok(text.contains("route-map COSMOLET-ADVERTISE-AGAIN permit 10"))
+        let frr = &stage.fabric.nodes[0].frr;
+        let again = if frr.major()? < 10 { "-AGAIN" } else { "" };
+        let text = frr.bgpd()?.expect_success("show running-config")?;
+        Ok(text.contains(&format!("route-map COSMOLET-ADVERTISE{again} permit 10")))
     })?;
     stage.wait_nodes(&[NODE], Instant::now(), REREAD)?;
     foreign_stands(stage)

@@ -29,10 +29,6 @@ fn med(med: u32) -> Route {
     route(Attributes { med: Some(med), ..Attributes::default() })
 }
 
-fn is_established(view: &BgpView) -> bool {
-    view.peers.iter().any(|peer| peer.established)
-}
-
 /// What the ToR holds for a prefix, once it does.
 fn path(tor: &Frr, vip: Vip) -> Result<Value> {
     let command = format!("show bgp {} unicast {}", vip.family(), vip.prefix());
@@ -45,7 +41,7 @@ async fn every_attribute_reaches_the_tor_in_both_families() -> Result<()> {
     let node = pair.frr(&pair.node, 65001, "10.1.0.2", "external")?;
     let tor = pair.frr(&pair.tor, 65002, "10.1.0.1", "external")?;
     let mut watched = Watched::new(options(node.directory()));
-    watched.view("a session", is_established).await?;
+    watched.session().await?;
     let vips = [vip("10.7.0.1"), vip("2001:db8::7:1")];
     pair.add(&vips)?;
     let wanted = route(Attributes {
@@ -79,7 +75,7 @@ async fn a_local_preference_reaches_an_ibgp_peer() -> Result<()> {
     let node = pair.frr(&pair.node, 65001, "10.1.0.2", "internal")?;
     let tor = pair.frr(&pair.tor, 65001, "10.1.0.1", "internal")?;
     let mut watched = Watched::new(options(node.directory()));
-    watched.view("a session", is_established).await?;
+    watched.session().await?;
     pair.add(&[vip("10.7.0.1")])?;
     let wanted = route(Attributes { local_preference: Some(300), ..Attributes::default() });
     ensure_done(&watched.handle.apply(vec![Step::Advertise(vip("10.7.0.1"), wanted)]).await)?;

@@ -9,8 +9,9 @@ use cosmolet::engine::types::{Mode, Vrf};
 use cosmolet::frr::Options;
 use cosmolet_tests::Lab;
 use cosmolet_tests::frr::{self, Daemon, Frr};
+use cosmolet_tests::vty::Vty;
 
-use crate::{DYNAMIC, Node, Watched, all, ensure_done, ensure_retried, options, raw_client, vip, vips};
+use crate::{DYNAMIC, LIMIT, Node, Watched, all, ensure_done, ensure_retried, options, vip, vips};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn frr_down_at_start_is_retried() -> Result<()> {
@@ -44,7 +45,7 @@ async fn a_killed_bgpd_is_noticed_and_its_replay_asked_for() -> Result<()> {
     node.frr.launch(Daemon::Bgpd)?;
     let socket = node.frr.socket(Daemon::Bgpd);
     let answering = std::thread::spawn(move || {
-        while raw_client(&socket, &[]).is_err() {
+        while Vty::connect(&socket, LIMIT).is_err() {
             std::thread::sleep(Duration::from_millis(1));
         }
         Instant::now()

@@ -5,8 +5,8 @@
 mod attributes;
 mod faults;
 mod impostors;
+mod meanwhile;
 mod operators;
-mod pace;
 mod pair;
 mod reading;
 mod steps;
@@ -15,9 +15,8 @@ mod withdrawn;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use cosmolet::engine::event::Event;
@@ -106,6 +105,11 @@ impl Watched {
         }
     }
 
+    /// Waits until a session with some peer is up.
+    async fn session(&mut self) -> Result<BgpView> {
+        self.view("a session", |view| view.peers.iter().any(|peer| peer.established)).await
+    }
+
     async fn up(&mut self) -> Result<BgpView> {
         self.view("FRR usable", |_| true).await
     }
@@ -176,36 +180,4 @@ fn ensure_done(applied: &[Applied]) -> Result<()> {
 fn ensure_retried(applied: &[Applied]) -> Result<()> {
     ensure!(applied.iter().all(|applied| matches!(applied.outcome, Outcome::Retry(..))), "{applied:?}");
     Ok(())
-}
-
-/// Sends `lines` to bgpd in one write and reads until every one was answered without a word: the least that any client does.
-fn raw_client(socket: &Path, lines: &[String]) -> Result<Duration> {
-    use std::io::{Read, Write};
-    let mut request = Vec::new();
-    for line in lines {
-        request.extend_from_slice(line.as_bytes());
-        request.push(0);
-    }
-    let mut stream = UnixStream::connect(socket)?;
-    stream.write_all(b"enable\0")?;
-    stream.read_exact(&mut [0; 4])?;
-    let start = Instant::now();
-    let writing = if request.len() < 65536 {
-        stream.write_all(&request)?;
-        None
-    } else {
-        let mut writer = stream.try_clone()?;
-        Some(std::thread::spawn(move || writer.write_all(&request)))
-    };
-    let (mut chunk, mut count) = (vec![0; 65536], 0);
-    while count < 4 * lines.len() {
-        let read = stream.read(&mut chunk)?;
-        ensure!(read > 0 && chunk[..read].iter().all(|byte| *byte == 0), "bgpd refused something");
-        count += read;
-    }
-    let elapsed = start.elapsed();
-    if let Some(writing) = writing {
-        writing.join().expect("the writing thread")?;
-    }
-    Ok(elapsed)
 }

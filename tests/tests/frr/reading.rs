@@ -100,7 +100,7 @@ async fn dampening_on_the_node_does_not_hold_its_vips() -> Result<()> {
     let tor = ends.frr(&ends.tor, 65002, "10.1.0.1", "external")?;
     frr.configure(&["router bgp", "address-family ipv4 unicast", "bgp dampening 15 750 2000 60"])?;
     let mut watched = Watched::new(options(frr.directory()));
-    watched.view("a session", |view| view.peers.iter().any(|peer| peer.established)).await?;
+    watched.session().await?;
     let vip = vip("10.7.0.1");
     ends.add(&[vip])?;
     for _ in 0..10 {

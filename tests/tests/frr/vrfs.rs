@@ -96,13 +96,7 @@ async fn one_that_comes_does_not_stop_the_other() -> Result<()> {
     node.frr.configure(&["router bgp 65003 view lab"])?;
     ensure_retried(&watched.handle.apply(all(&vips(1), Step::advertise)).await)?;
     for _ in 0..100 {
-        if watched
-            .handle
-            .apply(all(&vips(1), Step::advertise))
-            .await
-            .iter()
-            .all(|applied| applied.outcome == cosmolet::engine::plan::Outcome::Done)
-        {
+        if ensure_done(&watched.handle.apply(all(&vips(1), Step::advertise)).await).is_ok() {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -146,7 +140,7 @@ exit
     let tor = ends.frr(&ends.tor, 65002, "10.1.0.1", "external")?;
     let quick = Duration::from_millis(200);
     let mut watched = Watched::new(Options { vrf: vrf("red"), period: quick, ..options(frr.directory()) });
-    watched.view("a session", |view| view.peers.iter().any(|peer| peer.established)).await?;
+    watched.session().await?;
     let pair = [vip("10.7.0.1"), vip("2001:db8::7:1")];
     ends.add(&pair)?;
     ensure_done(&watched.handle.apply(all(&pair, Step::advertise)).await)?;

@@ -1,6 +1,6 @@
 //! The prefix-list that an operator lends: withdrawals by it, and what is left of it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cosmolet::engine::observed::RibState;
@@ -8,6 +8,7 @@ use cosmolet::engine::plan::Step;
 use cosmolet::engine::types::Vip;
 use cosmolet::frr::Options;
 use cosmolet_tests::frr::{self, Frr};
+use cosmolet_tests::wait::until_true;
 
 use crate::pair::Pair;
 use crate::{LIMIT, Watched, all, ensure_done, options, vip};
@@ -45,21 +46,12 @@ fn entries(frr: &Frr) -> Result<Vec<String>> {
 
 /// bgpd 10.3 dies of such lists: it is given no entries.
 fn is_used(frr: &Frr) -> Result<bool> {
-    Ok(frr.bgpd()?.expect_success("show running-config")?.contains("frr version 8."))
+    Ok(frr.major()? == 8)
 }
 
 fn heard(tor: &Frr, vip: Vip) -> Result<bool> {
     let heard = tor.show(&format!("show bgp {} unicast {}", vip.family(), vip.prefix()))?;
     Ok(heard.get("paths").is_some())
-}
-
-async fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let since = Instant::now();
-    while !done()? {
-        ensure!(since.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,13 +61,13 @@ async fn a_withdrawal_goes_by_the_list_which_is_empty_again_after_it() -> Result
     let tor = ends.frr(&ends.tor, 65002, "10.1.0.1", "external")?;
     let (before, used) = (entries(&frr)?, is_used(&frr)?);
     let mut watched = Watched::new(Options { period: Duration::from_millis(100), ..options(frr.directory()) });
-    watched.view("a session", |view| view.peers.iter().any(|peer| peer.established)).await?;
+    watched.session().await?;
     let (pair, stays) = ([vip("10.7.0.1"), vip("2001:db8::7:1")], vip("10.7.0.2"));
     ends.add(&pair)?;
     ends.add(&[stays])?;
     for round in 0..5 {
         ensure_done(&watched.handle.apply(all(&[pair[0], pair[1], stays], Step::advertise)).await)?;
-        until("the ToR hears of both", || Ok(heard(&tor, pair[0])? && heard(&tor, pair[1])?)).await?;
+        until_true("the ToR hears of both", LIMIT, || Ok(heard(&tor, pair[0])? && heard(&tor, pair[1])?))?;
         ensure_done(&watched.handle.apply(all(&pair, Step::Withdraw)).await)?;
         let denied = entries(&frr)?;
         if used {
@@ -84,12 +76,12 @@ async fn a_withdrawal_goes_by_the_list_which_is_empty_again_after_it() -> Result
         } else {
             ensure!(denied == before, "{denied:?}");
         }
-        until("the ToR has lost both", || Ok(!heard(&tor, pair[0])? && !heard(&tor, pair[1])?)).await?;
+        until_true("the ToR has lost both", LIMIT, || Ok(!heard(&tor, pair[0])? && !heard(&tor, pair[1])?))?;
         ensure!(heard(&tor, stays)?, "the other one is gone too");
         // Half of the rounds it comes back before the list was cleared.
         if round % 2 == 0 {
             watched.rib(&pair, |rib| *rib == RibState::default()).await?;
-            until("the list is as it was", || Ok(entries(&frr)? == before)).await?;
+            until_true("the list is as it was", LIMIT, || Ok(entries(&frr)? == before))?;
             ensure!(!heard(&tor, pair[0])? && !heard(&tor, pair[1])?, "clearing the list brought one back");
         }
     }
@@ -111,8 +103,8 @@ async fn what_an_earlier_life_left_is_cleared_and_the_operators_entries_stay() -
     frr.configure(&[format!("ip prefix-list {LIST} seq 1 deny 10.7.0.1/32")])?;
     frr.configure(&[format!("ip prefix-list {LIST} seq 70000 deny 10.7.0.9/32")])?;
     let mut watched = Watched::new(Options { period: Duration::from_millis(100), ..options(frr.directory()) });
-    watched.view("a session", |view| view.peers.iter().any(|peer| peer.established)).await?;
-    until("the ToR hears of it", || heard(&tor, vip)).await?;
+    watched.session().await?;
+    until_true("the ToR hears of it", LIMIT, || heard(&tor, vip))?;
     let after = entries(&frr)?;
     let theirs = after.iter().any(|line| line.contains("seq 70000 deny 10.7.0.9/32"));
     ensure!(theirs && after.len() == before.len() + 1, "{after:?}");
@@ -125,14 +117,14 @@ async fn a_list_changed_again_and_again_does_not_end_bgpd() -> Result<()> {
     let ends = Pair::raise()?;
     let frr = lending(&ends)?;
     let _watched = flap(&ends, &frr).await?;
-    until("the list is empty", || Ok(entries(&frr)?.len() == 3)).await
+    until_true("the list is empty", LIMIT, || Ok(entries(&frr)?.len() == 3))
 }
 
 /// VIPs come and go faster than bgpd looks at them.
 async fn flap(ends: &Pair, frr: &Frr) -> Result<Watched> {
     let _tor = ends.frr(&ends.tor, 65002, "10.1.0.1", "external")?;
     let mut watched = Watched::new(Options { period: Duration::from_millis(20), ..options(frr.directory()) });
-    watched.view("a session", |view| view.peers.iter().any(|peer| peer.established)).await?;
+    watched.session().await?;
     let vips = crate::vips(12);
     ends.add(&vips)?;
     let rounds = if is_used(frr)? { 200 } else { 5 };
