@@ -122,7 +122,7 @@ fn unadvertised(row: &crate::http::status::VipRow) -> Option<String> {
 /// What bgpd says, without passwords.
 fn frr(sockets: &Path, vrf: &Vrf) -> Result<[(&'static str, String); 3]> {
     let [running, summary, version] =
-        facts::ask(sockets, [facts::RUNNING, facts::summary(vrf), Line::fixed("show version")])?;
+        facts::ask(sockets, [facts::RUNNING, Line::summary(vrf), Line::fixed("show version")])?;
     let running = running.lines().map(redacted).collect::<Vec<_>>().join("\n") + "\n";
     Ok([("frr/running-config.txt", running), ("frr/bgp-summary.json", summary), ("frr/version.txt", version)])
 }

@@ -77,6 +77,11 @@ fn address(vip: Vip, context: &DiffContext<'_>) -> Option<LoopbackAddress> {
     context.observed.kernel.as_ref().and_then(|kernel| kernel.loopback.get(&vip).copied())
 }
 
+/// One of ours.
+fn has_address(vip: Vip, context: &DiffContext<'_>) -> bool {
+    address(vip, context).is_some_and(|held| held.owner == Owner::Ours)
+}
+
 fn network(vip: Vip, context: &DiffContext<'_>) -> Option<Network> {
     match &context.observed.bgp {
         BgpState::Up(view) => view.networks.get(&vip).copied(),
@@ -126,7 +131,8 @@ fn up(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &mut Di
         BgpState::Down(_) => return renew(vip, entry, context, None, difference),
     };
     if !context.addresses {
-        bare(vip, context, difference);
+        // It had one before it was to have none.
+        difference.steps.extend(has_address(vip, context).then_some(Step::RemoveAddress(vip)));
         return advertise(vip, entry, mode, context, difference);
     }
     let anew = entry.lost.as_ref().is_some_and(|lost| lost.anew);
@@ -139,13 +145,6 @@ fn up(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &mut Di
         (Some(_), _) => renew(vip, entry, context, mode, difference),
     }
     advertise(vip, entry, mode, context, difference);
-}
-
-/// Takes the address away that the VIP had before it was to have none.
-fn bare(vip: Vip, context: &DiffContext<'_>, difference: &mut Difference) {
-    if matches!(address(vip, context), Some(LoopbackAddress { owner: Owner::Ours, .. })) {
-        difference.steps.push(Step::RemoveAddress(vip));
-    }
 }
 
 fn advertise(vip: Vip, entry: &VipEntry, mode: Option<Mode>, context: &DiffContext<'_>, difference: &mut Difference) {
@@ -177,7 +176,7 @@ fn down(vip: Vip, entry: &VipEntry, context: &DiffContext<'_>, difference: &mut 
         difference.steps.push(Step::Withdraw(vip));
         return;
     }
-    if !matches!(address(vip, context), Some(LoopbackAddress { owner: Owner::Ours, .. })) {
+    if !has_address(vip, context) {
         return;
     }
     match entry.withdrawn_at.map(|at| at.after(context.linger)) {

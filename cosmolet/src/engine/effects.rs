@@ -71,6 +71,15 @@ impl Engine {
         }
     }
 
+    /// What FRR advertised before the daemon came never waits for a proof. Where VIPs have addresses, those have told of it.
+    fn adopt_advertised(&mut self) {
+        if self.settings.addresses {
+            return;
+        }
+        let up: Vec<Vip> = self.vips.keys().copied().filter(|vip| self.is_up(*vip)).collect();
+        up.into_iter().for_each(|vip| self.adopt_unproven(vip));
+    }
+
     fn reconsider<'a>(&mut self, addresses: impl Iterator<Item = &'a IpAddr>, now: Timestamp) {
         let vips: BTreeSet<Vip> = addresses.map(|address| Vip::new(*address)).collect();
         for vip in vips {
@@ -111,22 +120,9 @@ impl Engine {
                     }
                 }
             }
-            (_, BgpState::Up(view)) => {
+            (_, BgpState::Up(_) | BgpState::Disabled) => {
                 self.adopt_if_synced();
-                if !self.settings.addresses {
-                    // What FRR advertised before the daemon came never waits; an address would have told of it before.
-                    view.networks
-                        .keys()
-                        .filter(|vip| self.is_up(**vip))
-                        .copied()
-                        .collect::<Vec<_>>()
-                        .into_iter()
-                        .for_each(|vip| self.adopt_unproven(vip));
-                }
-                self.decide_all(now);
-            }
-            (_, BgpState::Disabled) => {
-                self.adopt_if_synced();
+                self.adopt_advertised();
                 self.decide_all(now);
             }
             (old, BgpState::Down(_)) => {

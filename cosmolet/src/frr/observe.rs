@@ -309,7 +309,7 @@ fn parse_asn(text: &str) -> Option<u32> {
 }
 
 /// The address of a prefix of full length. An IPv4 network without a length is a classful one, hence none.
-fn host_prefix(prefix: &str, rest: &[&str]) -> Option<Vip> {
+pub(super) fn host_prefix(prefix: &str, rest: &[&str]) -> Option<Vip> {
     if let ["mask", mask, ..] = rest {
         return (*mask == "255.255.255.255").then(|| prefix.parse().ok().map(Vip::new)).flatten();
     }

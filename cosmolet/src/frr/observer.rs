@@ -22,7 +22,6 @@ use crate::engine::observed::{BgpFault, BgpState, BgpView, PeerNames, RibReport,
 use crate::engine::types::Vrf;
 
 const RUNNING_CONFIG: Line = Line::fixed("show running-config");
-const SUMMARY: &str = "summary json";
 const NEIGHBORS: &str = "neighbors json";
 /// With more peers than these BFD is not asked for: the answer has 5 kB for each.
 const MOST_NEIGHBORS: usize = 16;
@@ -217,7 +216,7 @@ impl Observer {
     /// Reads the configuration and tells the engine; returns when to read next.
     async fn read(&mut self, session: &mut Session, cadence: &mut Cadence) -> Result<Duration, End> {
         let quiet = self.applier.quiet();
-        let replies = session.ask_all(&[RUNNING_CONFIG, Line::bgp(&self.options.vrf, SUMMARY)]).await?;
+        let replies = session.ask_all(&[RUNNING_CONFIG, Line::summary(&self.options.vrf)]).await?;
         let (config, mut sessions) = understand(&replies, &self.options.vrf)?;
         if config.bfd && sessions.peers.len() <= MOST_NEIGHBORS {
             let reply = session.ask(&Line::bgp(&self.options.vrf, NEIGHBORS)).await?;
@@ -311,14 +310,14 @@ impl Observer {
     }
 }
 
-/// Reads the replies to [`RUNNING_CONFIG`] and [`SUMMARY`]'s question.
+/// Reads the replies to [`RUNNING_CONFIG`] and [`Line::summary`].
 fn understand(replies: &[Reply], vrf: &Vrf) -> Result<(RunningConfig, Sessions), FrrError> {
     let [config, summary] = replies else { return Err(FrrError::Garbled("replies are missing".to_owned())) };
     if config.status != Status::Success {
         return Err(FrrError::Garbled(format!("`{}`: {}", RUNNING_CONFIG.as_str(), config.summary())));
     }
-    let sessions =
-        Sessions::parse(&summary.text).map_err(|error| FrrError::Garbled(format!("`show bgp {SUMMARY}`: {error}")))?;
+    let sessions = Sessions::parse(&summary.text)
+        .map_err(|error| FrrError::Garbled(format!("`show bgp summary json`: {error}")))?;
     Ok((RunningConfig::parse(&config.text, vrf), sessions))
 }
 

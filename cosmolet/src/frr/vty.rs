@@ -66,6 +66,11 @@ impl Line {
         Self(Cow::Owned(format!("show bgp {}{what}", of(vrf))))
     }
 
+    /// The question for a VRF's sessions.
+    pub(crate) fn summary(vrf: &Vrf) -> Self {
+        Self::bgp(vrf, "summary json")
+    }
+
     /// The question for one VIP's host prefix in a VRF's RIB.
     pub(super) fn prefix_query(vrf: &Vrf, vip: Vip) -> Self {
         Self(Cow::Owned(format!("show bgp {}{} unicast {} json", of(vrf), vip.family(), vip.prefix())))

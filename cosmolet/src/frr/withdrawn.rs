@@ -16,8 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::IpNet;
-
+use super::observe::host_prefix;
 use crate::engine::plan::Step;
 use crate::engine::types::{Family, PerFamily, Vip};
 
@@ -66,22 +65,20 @@ impl List {
         match (*action, what) {
             ("permit", ["any"] | ["0.0.0.0/0", "le", "32"] | ["::/0", "le", "128"]) => self.permits_all = Some(number),
             ("deny", [prefix]) if number <= LAST_NUMBER => {
-                self.denied.extend(host(prefix).filter(|vip| vip.family() == family).map(|vip| (vip, number)));
+                let vip = host_prefix(prefix, &[]).filter(|vip| vip.family() == family);
+                self.denied.extend(vip.map(|vip| (vip, number)));
             }
             _ => {}
         }
     }
 }
 
-fn host(prefix: &str) -> Option<Vip> {
-    let prefix: IpNet = prefix.parse().ok()?;
-    (prefix.prefix_len() == prefix.max_prefix_len()).then(|| Vip::new(prefix.addr()))
-}
-
 /// The lists as the last reading had them, and what was said to FRR since.
 #[derive(Clone, Debug, Default)]
 pub struct Withdrawn {
     lists: PerFamily<List>,
+    /// FRR may be given entries: there are not too many prefixes, and its version bears them.
+    allowed: bool,
     /// Denied since the daemon's start, and not advertised again.
     held: BTreeSet<Vip>,
 }
@@ -90,18 +87,23 @@ impl Withdrawn {
     /// Takes a reading. `prefixes` is how many host prefixes FRR has by `network`, `version` is its own.
     pub fn learn(&mut self, lists: &PerFamily<List>, prefixes: usize, version: &str) {
         self.lists = lists.clone();
-        for family in Family::ALL {
-            self.lists.get_mut(family).applied &= prefixes <= MOST_PREFIXES && is_safe(version);
-        }
+        self.allowed = prefixes <= MOST_PREFIXES && is_safe(version);
     }
 
     /// The lines that deny the VIPs which these steps withdraw; none where there are too many, or the list is not lent.
     pub fn deny(&mut self, steps: &[Step]) -> Vec<String> {
         let mut lines = Vec::new();
         for family in Family::ALL {
-            let vips = of(steps, family, |step| matches!(step, Step::Withdraw(_)));
             let list = self.lists.get_mut(family);
-            if !list.is_lent() || vips.len() > MOST_AT_ONCE {
+            if !self.allowed || !list.is_lent() {
+                continue;
+            }
+            let of_family = |vip: &Vip| vip.family() == family;
+            let withdrawn =
+                steps.iter().filter(|step| matches!(step, Step::Withdraw(_))).map(Step::vip).filter(of_family);
+            // One more than are denied at a time tells that there are too many.
+            let vips: Vec<Vip> = withdrawn.take(MOST_AT_ONCE + 1).collect();
+            if vips.len() > MOST_AT_ONCE {
                 continue;
             }
             for vip in vips {
@@ -119,12 +121,11 @@ impl Withdrawn {
 
     /// The lines that let the VIPs pass which these steps advertise.
     pub fn permit(&mut self, steps: &[Step]) -> Vec<String> {
-        let advertised =
-            Family::ALL.into_iter().flat_map(|family| of(steps, family, |step| matches!(step, Step::Advertise(..))));
+        let advertised = steps.iter().filter(|step| matches!(step, Step::Advertise(..))).map(Step::vip);
         advertised.filter_map(|vip| self.release(vip)).collect()
     }
 
-    /// The lines that remove what is not needed any more: entries of VIPs that have no `network` statement (`networks`), and
+    /// The lines that remove what is not needed any more: entries of VIPs that have no `network` statement, and
     /// those of an earlier life.
     pub fn clear(&mut self, has_network: impl Fn(Vip) -> bool) -> Vec<String> {
         let denied = Family::ALL.into_iter().flat_map(|family| self.lists.get(family).denied.keys().copied());
@@ -139,10 +140,6 @@ impl Withdrawn {
         list.taken.remove(&number);
         Some(format!("no {} seq {number} deny {}", command(vip.family()), vip.prefix()))
     }
-}
-
-fn of(steps: &[Step], family: Family, wanted: fn(&Step) -> bool) -> Vec<Vip> {
-    steps.iter().filter(|step| wanted(step)).map(Step::vip).filter(|vip| vip.family() == family).collect()
 }
 
 fn command(family: Family) -> String {

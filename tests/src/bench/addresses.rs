@@ -10,7 +10,6 @@ use super::world::{LIMIT, OWN, World, list, node};
 use crate::fabric::{BACKEND_PORT, Mode, VIPS_V6, vip6};
 use crate::objects::{self, State};
 use crate::report::ms;
-use crate::wait;
 
 /// How long what is promised not to grow may take for each VIP of many, over that of few: a third is the machine's.
 const TARGET: f64 = 1.33;
@@ -71,9 +70,7 @@ fn run(bare: bool, count: u16) -> Result<Spans> {
     std::thread::sleep(Duration::from_secs(1));
     let since = world.put("node.json", &list([node(true)])?)?;
     let withdrawn = wire.wait_count(range, 0, since, LIMIT)?;
-    wait::until_true("nothing is left on the loopback", LIMIT, || {
-        Ok(world.own().loopback_addresses()?.iter().all(|address| !range.contains(address)))
-    })?;
+    world.wait_addresses(world.own(), range, 0)?;
     // An address lingers for a second, however many there are.
     let gone = withdrawn.max(Instant::now().duration_since(since).saturating_sub(Duration::from_secs(1)));
     Ok([advertised, withdrawn, gone])

@@ -4,6 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use cosmolet::frr::withdrawn::LIST;
 
 use super::figure::{Figure, Measure, Summary};
 use super::raw::Raw;
@@ -27,10 +28,10 @@ fn among(count: u16, rounds: usize) -> Result<Figure> {
     let mut world = World::raise(Mode::Dynamic)?;
     let wire = world.own().plan.link4(3);
     world.own().frr.configure(&[
-        "ip prefix-list COSMOLET-WITHDRAWN seq 4294967295 permit any",
+        &format!("ip prefix-list {LIST} seq 4294967295 permit any"),
         "router bgp",
         "address-family ipv4 unicast",
-        &format!("neighbor {wire} prefix-list COSMOLET-WITHDRAWN out"),
+        &format!("neighbor {wire} prefix-list {LIST} out"),
     ])?;
     world.put("services.json", &list((1..=count).map(service))?)?;
     world.put("others.json", &list((2..=count).map(|n| slice(n, State::Ready)))?)?;

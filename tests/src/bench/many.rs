@@ -110,7 +110,7 @@ fn raw_turn(world: &World, client: &mut Raw, count: u16, spans: &mut Spans) -> R
     let since = client.withdraw(&vips)?;
     spans.withdrawn.push(wire.wait_count(range, 0, since, LIMIT)?);
     client.clear(&vips)?;
-    world.wait_addresses(world.raw(), 0)
+    world.wait_addresses(world.raw(), range, 0)
 }
 
 /// FRR and the ToR still process what came before.

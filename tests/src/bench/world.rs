@@ -112,10 +112,9 @@ impl World {
         put(&self.manifests, name, text)
     }
 
-    /// Waits until this many VIPs are on the loopback of a node.
-    pub fn wait_addresses(&self, node: &Node, count: usize) -> Result<()> {
-        let range = IpNet::from(VIPS_V4);
-        wait::until_true(&format!("{count} VIPs on the loopback of {}", node.name()), LIMIT, || {
+    /// Waits until this many addresses of a range are on the loopback of a node.
+    pub fn wait_addresses(&self, node: &Node, range: IpNet, count: usize) -> Result<()> {
+        wait::until_true(&format!("{count} addresses of {range} on the loopback of {}", node.name()), LIMIT, || {
             Ok(node.loopback_addresses()?.iter().filter(|address| range.contains(*address)).count() == count)
         })
     }

@@ -27,13 +27,8 @@ const STA_UNSYNC: i32 = 0x40;
 
 /// Asks bgpd. The error is a sentence.
 pub(super) fn frr(sockets: &Path, vrf: &Vrf) -> Result<Frr, String> {
-    let [running, summary] = ask(sockets, [RUNNING, summary(vrf)]).map_err(|error| error.to_string())?;
+    let [running, summary] = ask(sockets, [RUNNING, Line::summary(vrf)]).map_err(|error| error.to_string())?;
     Ok(Frr { running, summary, saved: None })
-}
-
-/// The question for the sessions of a VRF.
-pub(in crate::cli) fn summary(vrf: &Vrf) -> Line {
-    Line::bgp(vrf, "summary json")
 }
 
 /// bgpd's answers to these lines.

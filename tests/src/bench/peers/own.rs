@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::{Change, FIRST, Way};
 use crate::bench::world::{World, list, node, service, slice};
-use crate::fabric::Node;
+use crate::fabric::{Node, VIPS_V4};
 use crate::objects::State;
 
 /// The daemon of a [`World`].
@@ -62,6 +62,6 @@ impl Way for Own {
 
     /// It removes an address a second after its withdrawal.
     fn settle(&self, world: &World, standing: usize) -> Result<()> {
-        world.wait_addresses(world.own(), standing)
+        world.wait_addresses(world.own(), VIPS_V4.into(), standing)
     }
 }
