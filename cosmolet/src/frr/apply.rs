@@ -158,7 +158,7 @@ impl Applier {
         if quiet.is_none() || quiet != self.quiet() {
             return Ok(());
         }
-        slot.withdrawn.learn(&config.withdrawn, config.networks.len(), &config.version);
+        slot.withdrawn.learn(&config.withdrawn, config.networks.len());
         let unused = config.unused_maps();
         let mut batches = Batch::no_route_maps(&unused);
         if slot.withdrew_at.is_none_or(|at| at.elapsed() >= DENIED_FOR) {

@@ -30,13 +30,6 @@ pub const MOST_PREFIXES: usize = 1024;
 /// So many VIPs are denied at a time, for the same reason; more are as quick by their `network` statements.
 pub const MOST_AT_ONCE: usize = 16;
 
-/// Whether this FRR may be given entries. bgpd 10.3 died (`bgp_static_update`, a null pointer) in nearly every run of 200 rounds
-/// in which VIPs came and went by the list; 8.4 never did.
-#[must_use]
-pub fn is_safe(version: &str) -> bool {
-    version.starts_with("8.")
-}
-
 /// What a running configuration says of one family's list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct List {
@@ -77,17 +70,17 @@ impl List {
 #[derive(Clone, Debug, Default)]
 pub struct Withdrawn {
     lists: PerFamily<List>,
-    /// FRR may be given entries: there are not too many prefixes, and its version bears them.
+    /// There are few enough prefixes for FRR to look at.
     allowed: bool,
     /// Denied since the daemon's start, and not advertised again.
     held: BTreeSet<Vip>,
 }
 
 impl Withdrawn {
-    /// Takes a reading. `prefixes` is how many host prefixes FRR has by `network`, `version` is its own.
-    pub fn learn(&mut self, lists: &PerFamily<List>, prefixes: usize, version: &str) {
+    /// Takes a reading. `prefixes` is how many host prefixes FRR has by `network`.
+    pub fn learn(&mut self, lists: &PerFamily<List>, prefixes: usize) {
         self.lists = lists.clone();
-        self.allowed = prefixes <= MOST_PREFIXES && is_safe(version);
+        self.allowed = prefixes <= MOST_PREFIXES;
     }
 
     /// The lines that deny the VIPs which these steps withdraw; none where there are too many, or the list is not lent.
@@ -168,7 +161,7 @@ mod tests {
     fn lent(lines: &[&str], prefixes: usize) -> Withdrawn {
         let mut withdrawn = Withdrawn::default();
         let v4 = list(&[&["seq 4294967295 permit any"], lines].concat());
-        withdrawn.learn(&PerFamily { v4, v6: List::default() }, prefixes, "8.4.4");
+        withdrawn.learn(&PerFamily { v4, v6: List::default() }, prefixes);
         withdrawn
     }
 
@@ -204,16 +197,6 @@ mod tests {
         let cleared = list.clear(|it| [vip("10.0.0.8"), vip("10.0.0.9")].contains(&it));
         let wanted = ["seq 3 deny 10.0.0.1/32", "seq 2 deny 10.0.0.9/32"];
         assert_eq!(cleared, wanted.map(|entry| format!("no ip prefix-list COSMOLET-WITHDRAWN {entry}")));
-    }
-
-    #[test]
-    fn an_frr_that_dies_of_it_is_left_alone() {
-        let mut withdrawn = Withdrawn::default();
-        let lists = PerFamily { v4: list(&["seq 4294967295 permit any"]), v6: List::default() };
-        for (version, lines) in [("8.4.4", 1), ("10.3", 0), ("", 0)] {
-            withdrawn.learn(&lists, 3, version);
-            assert_eq!(withdrawn.deny(&[Step::Withdraw(vip("10.0.0.1"))]).len(), lines, "{version}");
-        }
     }
 
     #[test]

@@ -69,6 +69,26 @@ async fn every_attribute_reaches_the_tor_in_both_families() -> Result<()> {
     Ok(())
 }
 
+/// A `network` statement that is changed soon after its address came: with a prefix route beside the address this ended bgpd 10.3 by
+/// the fourth round (a null pointer in `bgp_static_update`).
+#[tokio::test(flavor = "multi_thread")]
+async fn attributes_change_soon_after_the_address_came() -> Result<()> {
+    let pair = Pair::raise()?;
+    let node = pair.frr(&pair.node, 65001, "10.1.0.2", "external")?;
+    let _tor = pair.frr(&pair.tor, 65002, "10.1.0.1", "external")?;
+    let mut watched = Watched::new(options(node.directory()));
+    watched.session().await?;
+    for round in 1..=30 {
+        let vips: Vec<Vip> = (1..=4).map(|n| vip(&format!("2001:db8::{round}:{n}"))).collect();
+        pair.add(&vips)?;
+        let all_with = |wanted: u32| vips.iter().map(|vip| Step::Advertise(*vip, med(wanted))).collect();
+        ensure_done(&watched.handle.apply(all_with(1)).await).with_context(|| format!("round {round}"))?;
+        tokio::time::sleep(Duration::from_millis(3 * round)).await;
+        ensure_done(&watched.handle.apply(all_with(2)).await).with_context(|| format!("changed, round {round}"))?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_local_preference_reaches_an_ibgp_peer() -> Result<()> {
     let pair = Pair::raise()?;

@@ -31,7 +31,12 @@ impl Pair {
         Frr::start(&self.lab, netns, &config, &frr::Options::default())
     }
 
+    /// Puts VIPs on the loopback as the daemon does: one of IPv6 without a prefix route, of which FRR 10.3 may die (docs/frr.md).
     pub(crate) fn add(&self, vips: &[Vip]) -> Result<()> {
-        vips.iter().try_for_each(|vip| self.node.add_address("lo", vip.prefix()))
+        vips.iter().try_for_each(|vip| {
+            let vip = vip.prefix().to_string();
+            let flags: &[&str] = if vip.contains(':') { &["nodad", "noprefixroute"] } else { &[] };
+            self.node.ip(&[&["addr", "add", &vip, "dev", "lo"], flags].concat()).map(drop)
+        })
     }
 }

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::engine::attributes::MAP_PREFIX;
 use crate::engine::types::{Family, Mode, Vrf};
 use crate::frr::observe::{self, Place, RunningConfig};
-use crate::frr::withdrawn::{LIST, is_safe};
+use crate::frr::withdrawn::LIST;
 
 /// What FRR told.
 #[derive(Clone, Debug, Default)]
@@ -212,11 +212,6 @@ fn withdrawn(view: &View<'_>, findings: &mut Findings) {
                 "frr-withdrawn",
                 format!("{family}: the prefix-list {LIST} has no room before the entry that permits the rest"),
                 permit,
-            ),
-            (true, Some(_)) if !is_safe(&view.running.version) => findings.advice(
-                "frr-withdrawn",
-                format!("{family}: {LIST} is not used with FRR {}, whose bgpd may die of it", view.running.version),
-                format!("no neighbor … prefix-list {LIST} out; it does nothing here"),
             ),
             (true, Some(_)) => findings.ok("frr-withdrawn", format!("{family}: by {LIST}")),
         }
