@@ -74,6 +74,17 @@ Exit codes: 0 all is as decided; 1 no daemon answers; 2 the command line is wron
 a VIP pending for more than 5 s, a BGP session down, Services not readable, traffic not counted, an annotation
 that is ignored.";
 
+const AFTER_TOP: &str = "\
+Examples:
+  cosmolet top                                         this node's VIPs, those with the most handshakes first
+  cosmolet top --server 10.0.0.7:9470                  another node's
+  kubectl -n cosmolet-system exec -it POD -- cosmolet top
+
+Keys: arrows move, Enter tells why a VIP is as it is, s sorts by something else, / searches, ? helps, q leaves. A daemon
+that is away is asked again each second. Colours are left out where NO_COLOR is set.
+
+Exit codes: 0 left; 1 there is no terminal; 2 the command line is wrong.";
+
 const AFTER_EXPLAIN: &str = "\
 Examples:
   cosmolet explain 10.50.0.7                           why is it advertised, or why not?
@@ -180,6 +191,13 @@ pub enum Command {
         /// Show it anew each second, until Ctrl-C; over restarts of the daemon too.
         #[arg(long, short)]
         watch: bool,
+    },
+    /// Watch this node's VIPs in the terminal: handshakes, refusals, states, and why.
+    #[command(after_help = AFTER_TOP)]
+    Top {
+        /// Where the daemon listens (http.listen).
+        #[arg(long, short, default_value = "127.0.0.1:9470", env = "COSMOLET_SERVER")]
+        server: String,
     },
     /// Say why a VIP is advertised or not, and what would change that.
     #[command(after_help = AFTER_EXPLAIN)]

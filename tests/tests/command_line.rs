@@ -21,8 +21,8 @@ use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// The commands that a person types.
-const COMMANDS: [&str; 10] =
-    ["run", "check-config", "status", "explain", "events", "doctor", "drain", "bundle", "completion", "man"];
+const COMMANDS: [&str; 11] =
+    ["run", "check-config", "status", "top", "explain", "events", "doctor", "drain", "bundle", "completion", "man"];
 /// A text that would end a label, a line, an exposition and clear a terminal.
 const HOSTILE: &str = "we\"b\\\n# EOF\ncosmolet_vip_advertised{vip=\"x\"} 1\r\u{1b}[2J\u{9b}";
 
@@ -168,6 +168,15 @@ fn quick_help_teaches() -> Result<()> {
 }
 
 /// One page for each command, in which its options and examples stand.
+/// Where there is no terminal it says so, and what there is instead.
+#[test]
+fn quick_top_needs_a_terminal() -> Result<()> {
+    let done = cosmolet(&["top"], &[])?;
+    let said = text(&done.stderr);
+    ensure!(done.status.code() == Some(1) && said.contains("cosmolet status -o json"), "{said}");
+    Ok(())
+}
+
 #[test]
 fn quick_man_pages_are_written() -> Result<()> {
     let lab = tempfile::tempdir()?;

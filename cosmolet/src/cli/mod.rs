@@ -15,6 +15,7 @@ pub mod run;
 pub(crate) mod samples;
 pub mod status;
 pub mod table;
+pub mod top;
 
 use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::CheckConfig { file, keys: None } => check_config::run(&file),
         Command::Status { server, output, watch: true } => status::watch(&server, output),
         Command::Status { server, output, watch: false } => status::run(&server, output),
+        Command::Top { server } => top::run(&server),
         Command::Explain { vip, server, output } => explain::run(&server, vip, output),
         Command::Events { server, follow, output } => events::run(&server, follow, output),
         Command::Doctor { list: Some(how), .. } => doctor::list(how),

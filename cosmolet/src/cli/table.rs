@@ -93,7 +93,7 @@ fn vips(status: &Status) -> String {
     if each.is_empty() { "none".to_owned() } else { each.join(", ") }
 }
 
-fn frr(status: &Status) -> String {
+pub(super) fn frr(status: &Status) -> String {
     let bgp = &status.bgp;
     let (Some(asn), [v4, v6]) = (bgp.asn, [&bgp.ipv4_mode, &bgp.ipv6_mode].map(|mode| mode.as_deref().unwrap_or("-")))
     else {
@@ -106,7 +106,7 @@ fn frr(status: &Status) -> String {
     format!("AS {asn}, {up} of {} BGP sessions up{bfd}, IPv4 {v4}, IPv6 {v6}", bgp.peers.len())
 }
 
-fn traffic(status: &Status) -> String {
+pub(super) fn traffic(status: &Status) -> String {
     let traffic = &status.traffic;
     match (traffic.mode.as_str(), traffic.interfaces.as_slice()) {
         ("off", _) => "off".to_owned(),

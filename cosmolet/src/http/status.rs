@@ -49,7 +49,7 @@ pub struct Status {
 }
 
 /// The answer of `/api/v1/node`: the same without VIPs, and what is wrong with the node.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// The rest.
     #[serde(flatten)]

@@ -20,6 +20,7 @@ mod operator;
 mod restart_storm;
 mod sudden_death;
 mod tells;
+mod top;
 mod traffic;
 mod verdict;
 mod without_addresses;
