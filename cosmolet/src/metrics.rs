@@ -70,6 +70,8 @@ pub struct Metrics {
     odd: Family<KindLabels, Gauge<u64, AtomicU64>>,
     probes: Family<ProbeLabels, Counter>,
     probe_latency: Histogram,
+    streams: Family<OutcomeLabels, Counter>,
+    stream_missed: Counter,
 }
 
 impl Metrics {
@@ -89,6 +91,8 @@ impl Metrics {
             odd: Family::default(),
             probes: Family::default(),
             probe_latency: Histogram::new(exponential_buckets(0.000_02, 2.0, 16)),
+            streams: Family::default(),
+            stream_missed: Counter::default(),
         };
         let registry = &mut metrics.registry;
         registry.register_collector(Box::new(vips::Vips::new(Arc::clone(&book))));
@@ -125,8 +129,24 @@ impl Metrics {
             Unit::Seconds,
             metrics.probe_latency.clone(),
         );
+        registry.register("streams", "Streams of decisions that were asked for, by outcome", metrics.streams.clone());
+        registry.register(
+            "stream_missed",
+            "Decisions that a reader of a stream was too slow for",
+            metrics.stream_missed.clone(),
+        );
         registry.register("build", "This daemon", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
         metrics
+    }
+
+    /// Somebody asked for a stream of decisions, and got it, or there were too many already.
+    pub fn stream(&self, opened: bool) {
+        self.streams.get_or_create(&OutcomeLabels { outcome: if opened { "opened" } else { "refused" } }).inc();
+    }
+
+    /// A reader of a stream was not told so many decisions.
+    pub fn stream_missed(&self, decisions: u64) {
+        self.stream_missed.inc_by(decisions);
     }
 
     /// The OpenMetrics text of everything.

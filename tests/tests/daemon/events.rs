@@ -14,7 +14,7 @@ use cosmolet_tests::stage::{Options, Stage};
 use cosmolet_tests::wait;
 use serde_json::Value;
 
-use crate::{LIMIT, NODE, one_node, wait_vip};
+use crate::{LIMIT, NODE, metric, one_node, wait_vip};
 
 /// The command beside the first node's daemon.
 struct Follower {
@@ -95,6 +95,10 @@ fn streams_are_bounded_and_never_waited_for() -> Result<()> {
     }
     let (_, answer) = open(&stage)?;
     ensure!(answer.contains("503"), "one stream too many: {answer}");
+    for (outcome, count) in [("opened", 64), ("refused", 1)] {
+        let counted = metric(&stage, &format!("cosmolet_streams_total{{outcome=\"{outcome}\"}}"))?;
+        ensure!(counted == count, "{counted} streams {outcome}");
+    }
     stage.set_endpoint(0, State::NotReady)?;
     wait_vip(&stage, vip4(1), &[])?;
     stage.set_endpoint(0, State::Ready)?;
