@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use cosmolet_tests::client::{Client, Load};
+use cosmolet_tests::daemon::User;
 use cosmolet_tests::fabric::{Mode, NodeSpec, vip4};
 use cosmolet_tests::frr::Daemon;
 use cosmolet_tests::objects::State;
@@ -27,9 +28,9 @@ const RULES: &str = "charts/cosmolet/rules/cosmolet.yaml";
 const RULES_TEST: &str = "tests/rules/cosmolet_test.yaml";
 const RUNBOOKS: &str = "docs/runbooks";
 
-/// The chart's rules, with alerts that wait for a second only.
+/// The chart's rules, with alerts that wait for a second only, and look back for ten.
 fn impatient_rules() -> Result<String> {
-    let text = read(RULES)?;
+    let text = read(RULES)?.replace("[5m]", "[10s]");
     let hurry = |line: &str| {
         let indent = line.len() - line.trim_start().len();
         if line.trim_start().starts_with("for: ") { format!("{:indent$}for: 1s", "") } else { line.to_owned() }
@@ -44,14 +45,14 @@ struct World {
 }
 
 impl World {
-    fn raise() -> Result<Self> {
+    fn raise(traffic: &'static str) -> Result<Self> {
         let env = vec![
             ("COSMOLET_HTTP_LISTEN", "0.0.0.0:9470"),
             ("COSMOLET_TRAFFIC_PROVE_SECONDS", "10"),
             ("COSMOLET_TRAFFIC_RULE_HOLD_SECONDS", "3"),
             ("COSMOLET_TRAFFIC_RULE_TRIAL_PROBE_SECONDS", "1"),
         ];
-        let options = Options { traffic: "enforce", env, elsewhere: true, ..Options::default() };
+        let options = Options { traffic, env, elsewhere: true, ..Options::default() };
         let mut stage = Stage::raise(&NODES.map(|node| NodeSpec::new(node, Mode::Dynamic).bfd()), options)?;
         stage.start()?;
         stage.wait_nodes(&NODES, Instant::now(), LIMIT)?;
@@ -87,7 +88,7 @@ impl World {
 
 #[test]
 fn every_panel_has_data_or_says_that_nothing_is_wrong() -> Result<()> {
-    let mut world = World::raise()?;
+    let mut world = World::raise("enforce")?;
     // Something to tell: an endpoint goes and comes, and clients are served.
     world.stage.set_endpoint(1, State::NotReady)?;
     world.stage.wait_nodes(&NODES[..1], Instant::now(), LIMIT)?;
@@ -176,7 +177,7 @@ fn answered(world: &World, panel: &Value) -> Result<()> {
 
 #[test]
 fn alerts_fire_with_their_faults_and_clear_without() -> Result<()> {
-    let mut world = World::raise()?;
+    let mut world = World::raise("enforce")?;
     let since = Instant::now();
     // Nobody can serve it.
     for index in 0..NODES.len() {
@@ -213,6 +214,52 @@ fn alerts_fire_with_their_faults_and_clear_without() -> Result<()> {
     let all = world.client.summary(since, Instant::now());
     ensure!(all.ok() > 0, "{all:?}");
     Ok(())
+}
+
+/// What an operator does to a node that only observes its traffic.
+#[test]
+fn alerts_fire_where_nothing_acts_and_clear_when_it_is_mended() -> Result<()> {
+    let mut world = World::raise("observe")?;
+    // The host refuses: doubted, and no more than that.
+    world.stage.fabric.nodes[0].proxy.lose()?;
+    world.fires("CosmoletVipSuspect")?;
+    world.fires("CosmoletSignalsDisagree")?;
+    world.stage.fabric.nodes[0].proxy.restore()?;
+    world.clears("CosmoletVipSuspect")?;
+    world.clears("CosmoletSignalsDisagree")?;
+    // The operator's entry before ours denies what is advertised.
+    world.stage.fabric.nodes[1].frr.configure(&["route-map COSMOLET-ADVERTISE deny 1"])?;
+    world.fires("CosmoletVipNotInRib")?;
+    world.stage.fabric.nodes[1].frr.configure(&["no route-map COSMOLET-ADVERTISE deny 1"])?;
+    world.clears("CosmoletVipNotInRib")?;
+    world.stage.wait_nodes(&NODES, Instant::now(), LIMIT)?;
+    // A VIP is to come back while there is no FRR.
+    world.stage.set_endpoint(0, State::NotReady)?;
+    world.stage.wait_nodes(&NODES[1..], Instant::now(), LIMIT)?;
+    world.stage.fabric.nodes[0].frr.kill(Daemon::Bgpd)?;
+    world.stage.set_endpoint(0, State::Ready)?;
+    world.fires("CosmoletVipStuck")?;
+    world.stage.fabric.nodes[0].frr.restart(Daemon::Bgpd)?;
+    world.clears("CosmoletVipStuck")?;
+    // A daemon that may not load programs.
+    let user = User { id: 65532, capabilities: &["net_admin"], groups: &["frrvty"] };
+    let options = |user| Options {
+        traffic: "observe",
+        env: vec![("COSMOLET_HTTP_LISTEN", "0.0.0.0:9470")],
+        user,
+        ..Options::default()
+    };
+    for (user, fires) in [(Some(user), true), (None, false)] {
+        world.stage.daemons[1].stop(LIMIT)?;
+        world.stage.reconfigure(1, &options(user))?;
+        world.stage.daemons[1].start()?;
+        if fires {
+            world.fires("CosmoletControlPlaneOnly")?
+        } else {
+            world.clears("CosmoletControlPlaneOnly")?
+        };
+    }
+    world.stage.wait_nodes(&NODES, Instant::now(), LIMIT).map(drop)
 }
 
 #[test]
