@@ -17,6 +17,7 @@ pub mod cluster;
 pub mod daemon;
 pub mod fabric;
 mod fabric_config;
+pub mod forward;
 pub mod frr;
 pub mod http;
 pub mod interrupt;

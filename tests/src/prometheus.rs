@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use crate::process::{Process, Spec};
 use crate::{Lab, Netns, http, wait};
 
-const LISTEN: &str = "127.0.0.1:9090";
+/// Where it listens in its namespace.
+pub const LISTEN: &str = "127.0.0.1:9090";
 const REPLY_LIMIT: Duration = Duration::from_secs(10);
 const READY_LIMIT: Duration = Duration::from_secs(30);
 

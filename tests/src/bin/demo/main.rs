@@ -3,6 +3,7 @@
 
 mod cluster;
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -10,17 +11,19 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use cosmolet_tests::client::{Client, Load, Summary};
 use cosmolet_tests::fabric::{Mode, NodeSpec, vip4, vip6};
+use cosmolet_tests::forward::forward;
 use cosmolet_tests::frr::Daemon as FrrDaemon;
 use cosmolet_tests::objects::State;
+use cosmolet_tests::prometheus::{self, Prometheus};
 use cosmolet_tests::report::{self, Table, ms};
-use cosmolet_tests::stage::{Options, Stage, targets};
-use cosmolet_tests::{interrupt, lab};
+use cosmolet_tests::stage::{HTTP, Options, Stage, targets};
+use cosmolet_tests::{interrupt, lab, packaging};
 
 /// Raises a ToR, two nodes, a client and a backend each, runs a cosmolet on both nodes and breaks things.
 #[derive(Debug, Parser)]
 #[command(name = "demo", max_term_width = 110)]
 struct Args {
-    /// Leave the lab up at the end, say how to look around in it, and clean up at Ctrl-C.
+    /// Leave the lab up at the end with a Prometheus in it, say how to look around, and clean up at Ctrl-C.
     #[arg(long)]
     keep: bool,
     /// Tell the story on a real Kubernetes cluster: helm, kubelet, kube-proxy.
@@ -69,7 +72,9 @@ fn tell(story: &mut Story, args: &Args) -> Result<()> {
     ensure!(lab::is_root(), "the demo needs root: it makes network namespaces and runs FRR in them");
     println!("Raising a ToR, two nodes, a client and two backends; real FRR in each ...");
     let specs = [NodeSpec::new(BOTH[LEAF], Mode::Connected).unnumbered(), NodeSpec::new(BOTH[EDGE], Mode::Dynamic)];
-    let options = Options { traffic: "enforce", lease_seconds: 6, ..Options::default() };
+    // Prometheus asks from the ToR.
+    let env = if args.keep { vec![("COSMOLET_HTTP_LISTEN", "0.0.0.0:9470")] } else { Vec::new() };
+    let options = Options { traffic: "enforce", lease_seconds: 6, env, ..Options::default() };
     let mut stage = Stage::raise(&specs, options)?;
     println!("node1 redistributes connected routes, node2 wants network statements. Starting both daemons ...\n");
     both_carry(&mut stage, story)?;
@@ -81,6 +86,7 @@ fn tell(story: &mut Story, args: &Args) -> Result<()> {
     bgpd_killed(&mut stage, &client, story)?;
     lease_ends(&mut stage, &client, story)?;
     if args.keep {
+        let _prometheus = watch(&stage)?;
         look_around(&stage)?;
         println!("\n{}", story.table());
         interrupt::wait();
@@ -182,6 +188,30 @@ fn lease_ends(stage: &mut Stage, client: &Client, story: &mut Story) -> Result<(
     let took = stage.wait_nodes(&BOTH, Instant::now(), LIMIT)?;
     story.add("it is started again", "node1 back", ms(took), None);
     Ok(())
+}
+
+/// Starts a Prometheus beside the ToR, and says where a browser finds it and the daemons' pages.
+fn watch(stage: &Stage) -> Result<Prometheus> {
+    println!("\nStarting Prometheus with the chart's alerts ...");
+    let daemons: Vec<_> = stage
+        .fabric
+        .nodes
+        .iter()
+        .map(|node| (node.name(), SocketAddr::new(node.plan.loopback4().into(), 9470)))
+        .collect();
+    let rules = packaging::read("charts/cosmolet/rules/cosmolet.yaml")?;
+    let prometheus = Prometheus::start(&stage.lab, &stage.fabric.tor, &daemons, &rules)?;
+    println!("\nFor a browser on this machine (from another one: ssh -L PORT:127.0.0.1:PORT):\n");
+    for (node, port) in stage.fabric.nodes.iter().zip(9471..) {
+        let page = forward(&node.netns, HTTP.parse()?, port)?;
+        println!("  http://{page}/   the status page of {}", node.name());
+    }
+    let graphs = forward(&stage.fabric.tor, prometheus::LISTEN.parse()?, 9090)?;
+    println!(
+        "  http://{graphs}/graph?g0.expr=cosmolet_vip_advertised   Prometheus; its alerts: http://{graphs}/alerts"
+    );
+    println!("  The dashboards are in dashboards/: import them into a Grafana whose data source is http://{graphs}/");
+    Ok(prometheus)
 }
 
 fn look_around(stage: &Stage) -> Result<()> {
