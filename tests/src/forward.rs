@@ -36,36 +36,3 @@ fn hand_on(near: TcpStream, door: &Door, inside: SocketAddr) -> Result<()> {
     io::copy(&mut from_near, &mut to_far)?;
     Ok(to_far.shutdown(Shutdown::Write)?)
 }
-
-#[cfg(test)]
-mod tests {
-    use std::io::{Read, Write};
-    use std::time::Duration;
-
-    use super::*;
-    use crate::Lab;
-
-    #[test]
-    fn a_connection_goes_into_the_namespace_and_ends_in_both_directions() -> Result<()> {
-        let lab = Lab::new()?;
-        let netns = lab.netns("inside")?;
-        let inside: SocketAddr = "127.0.0.1:4000".parse()?;
-        let listener = netns.run(|| TcpListener::bind(inside))??;
-        thread::spawn(move || -> Result<()> {
-            let mut stream = listener.accept()?.0;
-            let mut text = String::new();
-            stream.read_to_string(&mut text)?;
-            Ok(stream.write_all(text.to_uppercase().as_bytes())?)
-        });
-        let taken = TcpListener::bind("127.0.0.1:0")?;
-        let address = forward(&netns, inside, taken.local_addr()?.port())?;
-        let mut stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream.write_all(b"through")?;
-        stream.shutdown(Shutdown::Write)?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        assert_eq!(answer, "THROUGH");
-        Ok(())
-    }
-}

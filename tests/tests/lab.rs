@@ -1,6 +1,7 @@
 //! The lab itself: does it raise what it promises, does it see what happens, and does nothing stay behind?
 
-use std::net::{IpAddr, SocketAddr};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use cosmolet_tests::api_server::{ApiServer, Place, User};
 use cosmolet_tests::client::{Client, Load};
 use cosmolet_tests::daemon::Daemon as Cosmolet;
 use cosmolet_tests::fabric::{Fabric, MANAGEMENT, Mode, NodeSpec, UPLINK, host, vip4, vip6};
+use cosmolet_tests::forward::forward;
 use cosmolet_tests::frr::{self, Daemon, Frr};
 use cosmolet_tests::manifests::Manifests;
 use cosmolet_tests::netns::{self, End, veth};
@@ -437,5 +439,30 @@ fn a_killed_runner_leaves_nothing_to_the_next() -> Result<()> {
     assert!(!remains(&prefix)?.is_empty(), "nothing to sweep: the test would prove nothing");
     assert!(again("a_vty_answers_in_order_and_says_what_it_refuses")?.status()?.success());
     assert_eq!(remains(&prefix)?, Vec::<String>::new());
+    Ok(())
+}
+
+/// What a browser on this machine asks goes into the namespace, and its end too.
+#[test]
+fn a_connection_is_handed_on_into_a_namespace() -> Result<()> {
+    let lab = Lab::new()?;
+    let netns = lab.netns("inside")?;
+    let inside: SocketAddr = "127.0.0.1:4000".parse()?;
+    let listener = netns.run(|| TcpListener::bind(inside))??;
+    std::thread::spawn(move || -> Result<()> {
+        let mut stream = listener.accept()?.0;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(stream.write_all(text.to_uppercase().as_bytes())?)
+    });
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let address = forward(&netns, inside, taken.local_addr()?.port())?;
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(b"through")?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    ensure!(answer == "THROUGH", "{answer}");
     Ok(())
 }

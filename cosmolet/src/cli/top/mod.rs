@@ -7,7 +7,7 @@ use std::io::IsTerminal as _;
 use std::net::IpAddr;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
@@ -63,6 +63,8 @@ enum Screen {
 struct App {
     board: Board,
     node: Option<NodeStatus>,
+    /// The daemon's time of day, in seconds since 1970, when it last answered, and when that was.
+    clock: (f64, Duration),
     /// Why the daemon has not answered.
     unanswered: Option<String>,
     screen: Screen,
@@ -183,6 +185,11 @@ impl App {
         Wish::Nothing
     }
 
+    /// The time of day by the daemon's clock, so long after the start: ages are right whatever this machine's clock says.
+    fn now(&self, at: Duration) -> f64 {
+        self.clock.0 + at.saturating_sub(self.clock.1).as_secs_f64()
+    }
+
     fn question(&self) -> Question {
         let story = if let Screen::Story(vip) = self.screen { Some(vip) } else { None };
         Question { after: self.board.after(), story }
@@ -198,6 +205,7 @@ impl App {
             }
         };
         self.unanswered = None;
+        self.clock = (answer.vips.started + answer.node.status.uptime_seconds, at);
         self.node = Some(answer.node);
         if let (Screen::Story(vip), Some((of, story))) = (self.screen, answer.story)
             && vip == of
@@ -221,7 +229,7 @@ fn show(
             questions.send(app.question())?;
             asked = true;
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let now = app.now(begun.elapsed());
         terminal.draw(|frame| view::draw(frame, app, now))?;
         // Until something happens that changes the screen.
         while !event::poll(TICK)? && ask_at > Instant::now() {}

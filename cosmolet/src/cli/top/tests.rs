@@ -154,6 +154,14 @@ fn without_an_answer_what_was_known_stays() {
 }
 
 #[test]
+fn ages_go_by_the_daemons_clock() {
+    let app = app(1);
+    // Its second answer: started at 1, up for two hours, heard a second after the start.
+    assert_eq!(app.now(Duration::from_secs(1)).round(), 7201.0);
+    assert_eq!(app.now(Duration::from_secs(91)).round(), 7291.0);
+}
+
+#[test]
 fn colours_are_left_out_where_they_are_not_wanted() {
     let drawn = |colours| {
         let mut app = App { colours, ..app(1) };
