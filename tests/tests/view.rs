@@ -89,7 +89,8 @@ impl World {
 #[test]
 fn every_panel_has_data_or_says_that_nothing_is_wrong() -> Result<()> {
     let mut world = World::raise("enforce")?;
-    // Something to tell: an endpoint goes and comes, and clients are served.
+    // Something to tell: somebody follows, an endpoint goes and comes, and clients are served.
+    let _follower = world.stage.daemons[0].open("/api/v1/transitions/stream")?;
     world.stage.set_endpoint(1, State::NotReady)?;
     world.stage.wait_nodes(&NODES[..1], Instant::now(), LIMIT)?;
     world.stage.set_endpoint(1, State::Ready)?;
