@@ -210,7 +210,7 @@ fn watch(stage: &Stage) -> Result<Prometheus> {
     println!(
         "  http://{graphs}/graph?g0.expr=cosmolet_vip_advertised   Prometheus; its alerts: http://{graphs}/alerts"
     );
-    println!("  The dashboards are in dashboards/: import them into a Grafana whose data source is http://{graphs}/");
+    println!("  Dashboards to import: charts/cosmolet/dashboards/; their data source is http://{graphs}/");
     Ok(prometheus)
 }
 
