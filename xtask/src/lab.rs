@@ -38,6 +38,8 @@ pub fn run(program: &str, options: &Options) -> Result<()> {
     }
     if options.cluster {
         groups.push(Group::Cluster);
+    } else if options.keep {
+        groups.push(Group::Prometheus);
     }
     if program == "bench" && asks_for_peers(&options.args) {
         groups.push(Group::Peers);

@@ -23,7 +23,7 @@ pub(super) fn needs() -> Vec<Need> {
     needs.push(tool(
         "prometheus",
         "tests the alerts and the dashboards' queries; the host's own service is not started",
-        Group::Cluster,
+        Group::Prometheus,
         || which("prometheus").is_some() && which("promtool").is_some(),
         &[&["prometheus"]],
     ));

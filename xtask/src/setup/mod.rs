@@ -43,6 +43,8 @@ pub enum Group {
     Cluster,
     /// buildah and debootstrap: the container image.
     Image,
+    /// Prometheus: alerts, dashboards, and what `cargo xtask demo --keep` leaves up.
+    Prometheus,
     /// What `cargo xtask demo` needs: build, ebpf and lab.
     Demo,
     /// The FRR of other Debian releases, for the tests: unpacked, not installed.
@@ -68,8 +70,8 @@ impl Options {
             Group::Build | Group::Ebpf | Group::Lab => {
                 self.only.is_empty() || self.only.contains(&group) || self.only.contains(&Group::Demo)
             }
-            Group::Image => {
-                self.only.is_empty() || [Group::Image, Group::Cluster].iter().any(|part| self.only.contains(part))
+            Group::Image | Group::Prometheus => {
+                self.only.is_empty() || [group, Group::Cluster].iter().any(|part| self.only.contains(part))
             }
             Group::Kube | Group::Cluster | Group::Demo | Group::Frr | Group::Browser => {
                 self.only.is_empty() || self.only.contains(&group)
