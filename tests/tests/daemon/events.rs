@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,11 @@ use cosmolet_tests::stage::{Options, Stage};
 use cosmolet_tests::wait;
 use serde_json::Value;
 
-use crate::{LIMIT, NODE, metric, one_node, wait_vip};
+use crate::{LIMIT, NODE, Running, metric, one_node, wait_vip};
 
 /// The command beside the first node's daemon.
 struct Follower {
-    child: Child,
+    _child: Running,
     lines: Receiver<String>,
 }
 
@@ -30,7 +30,7 @@ impl Follower {
         let stdout = BufReader::new(child.stdout.take().context("no pipe")?);
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Ok(Self { child, lines })
+        Ok(Self { _child: Running(child), lines })
     }
 
     /// Waits for a decision about the first VIP.
@@ -44,13 +44,6 @@ impl Follower {
             }
         }
         bail!("no {to} ({reason:?}) in {LIMIT:?}")
-    }
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
     }
 }
 

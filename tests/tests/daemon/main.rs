@@ -27,6 +27,7 @@ mod without_addresses;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -103,6 +104,16 @@ fn write_service(stage: &Stage, name: &str, vips: &[IpAddr], endpoints: Vec<Endp
 fn endpoint(stage: &Stage, vip: IpAddr, state: State) -> Endpoint {
     let node = &stage.fabric.nodes[0];
     objects::endpoint(node.backend_address(vip).ip(), node.name(), state)
+}
+
+/// A command that runs beside the daemon, and ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
 }
 
 /// One series of the first node's daemon; 0 where it is not there yet.

@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::num::NonZeroU16;
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::{ChildStdin, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -13,14 +13,14 @@ use cosmolet_tests::objects::State;
 use cosmolet_tests::stage::{Options, Stage};
 use cosmolet_tests::wait;
 
-use crate::{LIMIT, NODE, one_node};
+use crate::{LIMIT, NODE, Running, one_node};
 
 const ROWS: NonZeroU16 = NonZeroU16::new(30).unwrap();
 const COLUMNS: NonZeroU16 = NonZeroU16::new(110).unwrap();
 
 /// The command in a terminal of its own, and what that shows.
 struct Terminal {
-    child: Child,
+    child: Running,
     keys: ChildStdin,
     seen: Arc<Mutex<vt100::Parser>>,
 }
@@ -41,7 +41,7 @@ impl Terminal {
                 lock(&parser).process(&chunk[..count]);
             }
         });
-        Ok(Self { child, keys, seen })
+        Ok(Self { child: Running(child), keys, seen })
     }
 
     fn press(&mut self, keys: &str) -> Result<()> {
@@ -60,13 +60,6 @@ impl Terminal {
 
 fn lock(parser: &Mutex<vt100::Parser>) -> MutexGuard<'_, vt100::Parser> {
     parser.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
 }
 
 #[test]
@@ -91,7 +84,7 @@ fn top_follows_what_happens_and_tells_why() -> Result<()> {
     terminal.press("\u{1b}")?;
     terminal.wait(&["2/2, by handshakes", "2 advertised"])?;
     terminal.press("q")?;
-    let status = wait::until("the end of top", LIMIT, || Ok(terminal.child.try_wait()?))?;
+    let status = wait::until("the end of top", LIMIT, || Ok(terminal.child.0.try_wait()?))?;
     ensure!(status.success(), "{status}");
     let parser = lock(&terminal.seen);
     ensure!(!parser.screen().alternate_screen() && !parser.screen().hide_cursor(), "the terminal is left as it was");
