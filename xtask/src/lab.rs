@@ -47,7 +47,13 @@ pub fn run(program: &str, options: &Options) -> Result<()> {
     setup::run(&setup::Options::only(options.yes, &groups))?;
     build_ebpf()?;
     println!("{program}: building (profile {PROFILE}; the first time takes minutes)");
-    shell::run(shell::cargo().args(["build", "--profile", PROFILE, "--bins"]))?;
+    let mut build = shell::cargo();
+    build.args(["build", "--profile", PROFILE, "--bins"]);
+    if program == "bench" {
+        // The baselines are compiled as the daemon is: a ratio to a slower client would flatter it.
+        build.args(["--config", &format!("profile.{PROFILE}.package.cosmolet-tests.opt-level=2")]);
+    }
+    shell::run(&mut build)?;
     let file = built(program);
     let mut command = shell::as_root(&file.to_string_lossy());
     command.env("COSMOLET_PEERS_DIR", setup::peers::folder()?);
@@ -59,7 +65,8 @@ pub fn run(program: &str, options: &Options) -> Result<()> {
 /// Whether the benches are to measure other speakers: they are named, or nothing is.
 fn asks_for_peers(args: &[String]) -> bool {
     let mut filters = args.iter().filter(|arg| !arg.starts_with('-')).peekable();
-    filters.peek().is_none() || filters.any(|filter| filter.starts_with("peers"))
+    let only_tells = args.iter().any(|arg| ["--list", "--help", "-h"].contains(&arg.as_str()));
+    (filters.peek().is_none() && !only_tells) || filters.any(|filter| filter.starts_with("peers"))
 }
 
 /// What to do with something of the lab that stays up.
