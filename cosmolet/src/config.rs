@@ -43,6 +43,8 @@ pub struct Config {
     pub traffic: Traffic,
     /// `http.listen`
     pub http_listen: SocketAddr,
+    /// `metrics.per_port`
+    pub metrics_per_port: usize,
     /// What is told in Kubernetes' own words.
     pub kubernetes: Kubernetes,
     /// Logs.

@@ -52,7 +52,7 @@ pub async fn run(config: Config) -> Result<()> {
         Source::Manifests(_) => "manifests",
     };
     let book = Arc::new(Book::new(config.node_name.clone(), source_kind, config.traffic.mode));
-    let metrics = Arc::new(Metrics::new(Arc::clone(&book)));
+    let metrics = Arc::new(Metrics::new(Arc::clone(&book), config.metrics_per_port));
     let (events, inbox) = mpsc::channel(QUEUE);
     // What cannot work at all is found out before anything starts to move.
     let listener = http::bind(config.http_listen).await?;
@@ -66,7 +66,7 @@ pub async fn run(config: Config) -> Result<()> {
     let ejections = told::spawn_ejections(&config, &book, &events, &mut tasks).await?;
     let (asker, questions) = questions::channel();
     let served = http::serve(listener, Arc::clone(&book), Arc::clone(&metrics), asker);
-    tasks.spawn(async { Ok(served.await?) });
+    tasks.spawn(async { match served.await {} });
     drop(observe::spawn(config.loopback.interface.clone(), events.clone()).context("the kernel's addresses")?);
     let frr = frr(&config, &events).await?;
     let (peers, peers_seen) = watch::channel(Vec::new());

@@ -3,8 +3,10 @@
 //! Owns names, labels and help texts. The series of VIPs are written out of the [`Book`] at each scrape, so that they
 //! cost nothing in between and go when the VIP is forgotten. Never decides anything.
 
+pub mod catalogue;
 mod cluster;
 mod components;
+mod ports;
 mod process;
 mod vips;
 
@@ -56,6 +58,9 @@ struct KindLabels {
     kind: &'static str,
 }
 
+/// What may become of a stream that is asked for: both are counted from 0, so that the first one is an increase.
+const STREAM_OUTCOMES: [&str; 2] = ["opened", "refused"];
+
 /// All families, with the registry that encodes them.
 #[derive(Debug)]
 pub struct Metrics {
@@ -72,12 +77,14 @@ pub struct Metrics {
     probe_latency: Histogram,
     streams: Family<OutcomeLabels, Counter>,
     stream_missed: Counter,
+    connections_refused: Counter,
 }
 
 impl Metrics {
-    /// Registers every family; those of VIPs and components read `book`.
+    /// Registers every family; those of VIPs and components read `book`. Of each VIP `per_port` ports have series of their
+    /// own.
     #[must_use]
-    pub fn new(book: Arc<Book>) -> Self {
+    pub fn new(book: Arc<Book>, per_port: usize) -> Self {
         let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
         let mut metrics = Self {
             registry: Registry::with_prefix("cosmolet"),
@@ -93,9 +100,10 @@ impl Metrics {
             probe_latency: Histogram::new(exponential_buckets(0.000_02, 2.0, 16)),
             streams: Family::default(),
             stream_missed: Counter::default(),
+            connections_refused: Counter::default(),
         };
         let registry = &mut metrics.registry;
-        registry.register_collector(Box::new(vips::Vips::new(Arc::clone(&book))));
+        registry.register_collector(Box::new(vips::Vips::new(Arc::clone(&book), per_port)));
         registry.register_collector(Box::new(cluster::Cluster::new(Arc::clone(&book))));
         registry.register_collector(Box::new(components::Components::new(book)));
         registry.register_collector(Box::new(process::Process));
@@ -135,13 +143,26 @@ impl Metrics {
             "Decisions that a reader of a stream was too slow for",
             metrics.stream_missed.clone(),
         );
+        registry.register(
+            "connections_refused",
+            "Connections to the daemon's own pages that were closed at once, as there were too many",
+            metrics.connections_refused.clone(),
+        );
+        for outcome in STREAM_OUTCOMES {
+            drop(metrics.streams.get_or_create(&OutcomeLabels { outcome }));
+        }
         registry.register("build", "This daemon", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
         metrics
     }
 
     /// Somebody asked for a stream of decisions, and got it, or there were too many already.
     pub fn stream(&self, opened: bool) {
-        self.streams.get_or_create(&OutcomeLabels { outcome: if opened { "opened" } else { "refused" } }).inc();
+        self.streams.get_or_create(&OutcomeLabels { outcome: STREAM_OUTCOMES[usize::from(!opened)] }).inc();
+    }
+
+    /// A connection was one too many.
+    pub fn connection_refused(&self) {
+        self.connections_refused.inc();
     }
 
     /// A reader of a stream was not told so many decisions.

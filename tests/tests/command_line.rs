@@ -21,8 +21,20 @@ use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// The commands that a person types.
-const COMMANDS: [&str; 11] =
-    ["run", "check-config", "status", "top", "explain", "events", "doctor", "drain", "bundle", "completion", "man"];
+const COMMANDS: [&str; 12] = [
+    "run",
+    "check-config",
+    "status",
+    "top",
+    "explain",
+    "events",
+    "doctor",
+    "drain",
+    "metrics",
+    "bundle",
+    "completion",
+    "man",
+];
 /// A text that would end a label, a line, an exposition and clear a terminal.
 const HOSTILE: &str = "we\"b\\\n# EOF\ncosmolet_vip_advertised{vip=\"x\"} 1\r\u{1b}[2J\u{9b}";
 
@@ -397,7 +409,7 @@ fn every_family(stage: &Stage) -> Result<()> {
         ("cosmolet_reaction_seconds", "le", "+Inf"),
         ("cosmolet_sampling_seconds", "le", "+Inf"),
         ("cosmolet_odd_packets", "kind", "unparsable"),
-        ("cosmolet_build", "version", "0.1.0"),
+        ("cosmolet_build", "version", env!("CARGO_PKG_VERSION")),
     ] {
         let found = families.get(family).with_context(|| format!("no family {family}"))?;
         ensure!(found.with(label, value).next().is_some(), "no {label}={value:?} in {family}: {found:?}");

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 
 use super::print;
-use crate::args::Keys;
+use crate::args::Reference;
 use crate::config::{self, Config, OnExit, Source};
 use crate::kubernetes::project::LabelSelector;
 
@@ -36,10 +36,10 @@ pub fn run(path: &Path) -> Result<ExitCode> {
 ///
 /// # Errors
 /// Standard output cannot be written.
-pub fn keys(how: Keys) -> Result<ExitCode> {
+pub fn keys(how: Reference) -> Result<ExitCode> {
     print(&match how {
-        Keys::Text => config::keys::text(),
-        Keys::Markdown => config::keys::markdown(),
+        Reference::Text => config::keys::text(),
+        Reference::Markdown => config::keys::markdown(),
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -151,6 +151,10 @@ pub(super) fn validate(raw: Raw, node_variable: Option<String>, hostname: &str) 
         frr_sockets: sockets(&raw.frr.socket_path)?,
         traffic: traffic(&raw)?,
         http_listen,
+        metrics_per_port: match raw.metrics.per_port {
+            ports @ 0..=65_536 => usize::try_from(ports).unwrap_or_default(),
+            other => return Err(broken("metrics.per_port", other)),
+        },
         logging: logging(&raw),
         warnings,
     })

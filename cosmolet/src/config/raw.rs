@@ -12,6 +12,7 @@ pub(super) struct Raw {
     pub(super) frr: RawFrr,
     pub(super) traffic: RawTraffic,
     pub(super) http: RawHttp,
+    pub(super) metrics: RawMetrics,
     pub(super) kubernetes: RawKubernetes,
     pub(super) logging: RawLogging,
     /// Of the Go project.
@@ -204,6 +205,12 @@ pub(super) enum TrafficModeName {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawHttp {
     pub(super) listen: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawMetrics {
+    pub(super) per_port: u64,
 }
 
 #[derive(Debug, Deserialize)]

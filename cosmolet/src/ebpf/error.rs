@@ -42,7 +42,7 @@ pub enum Error {
         source: ProgramError,
     },
     /// The maps have no room for these ports; a second later there may be, where others were removed.
-    #[error("no room for {wanted} more ports: {free} of {capacity} are free (ebpf max_ports)")]
+    #[error("no room for {wanted} more ports: {free} of {capacity} are free (traffic.max_ports)")]
     Full {
         /// The entries that were asked for.
         wanted: usize,

@@ -112,7 +112,9 @@ impl WithdrawReason {
         match self {
             Self::NoLocalEndpoint => "its traffic policy is Local and this node has no usable endpoint",
             Self::NoEndpoint => "no endpoint is usable on any node",
-            Self::PodRestarting => "the containers of its endpoints on this node keep restarting",
+            Self::PodRestarting => {
+                "containers of its endpoints on this node were restarted a moment ago, or keep restarting"
+            }
             Self::NodeExcluded => "the node is labelled node.kubernetes.io/exclude-from-external-load-balancers",
             Self::NodeNetworkUnavailable => "the node's condition NetworkUnavailable is True",
             Self::NodeTainted => "the node carries one of services.drain_taints",

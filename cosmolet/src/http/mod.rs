@@ -4,6 +4,7 @@
 //! waits for it for long.
 
 mod bgp;
+mod connections;
 pub mod explain;
 mod page;
 pub mod status;
@@ -59,9 +60,6 @@ pub enum Error {
         /// The kernel's answer.
         source: std::io::Error,
     },
-    /// The listener failed while it served.
-    #[error("the HTTP listener failed: {0}")]
-    Serve(#[source] std::io::Error),
 }
 
 /// Takes the listener's address.
@@ -73,10 +71,13 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 }
 
 /// Serves until the process ends.
-///
-/// # Errors
-/// [`Error::Serve`]
-pub async fn serve(listener: TcpListener, book: Arc<Book>, metrics: Arc<Metrics>, asker: Asker) -> Result<(), Error> {
+pub async fn serve(
+    listener: TcpListener,
+    book: Arc<Book>,
+    metrics: Arc<Metrics>,
+    asker: Asker,
+) -> std::convert::Infallible {
+    let counted = Arc::clone(&metrics);
     let router = Router::new()
         .route("/", get(page::index))
         .route("/page.css", get(page::style))
@@ -92,7 +93,7 @@ pub async fn serve(listener: TcpListener, book: Arc<Book>, metrics: Arc<Metrics>
         .route("/api/v1/transitions", get(transitions::remembered))
         .route("/api/v1/transitions/stream", get(transitions::stream))
         .with_state(Shared { book, metrics, asker, streams: Arc::new(Semaphore::new(transitions::STREAMS)) });
-    axum::serve(listener, router).await.map_err(Error::Serve)
+    connections::serve(listener, router, move || counted.connection_refused()).await
 }
 
 async fn livez(State(shared): State<Shared>) -> Response {

@@ -100,7 +100,7 @@ mod tests {
     #[tokio::test]
     async fn a_slow_follower_is_told_what_it_missed_and_so_is_the_operator() {
         let book = Arc::new(Book::new("node1".to_owned(), "manifests", TrafficMode::Off));
-        let metrics = Arc::new(Metrics::new(Arc::clone(&book)));
+        let metrics = Arc::new(Metrics::new(Arc::clone(&book), 32));
         let (last, coming) = book.follow();
         let permit = Arc::new(tokio::sync::Semaphore::new(1)).acquire_owned().await.unwrap();
         let mut follower =

@@ -56,6 +56,7 @@ pub(super) fn examine(frr: &Frr, config: Option<&Config>, findings: &mut Finding
     if !instance(&view, findings) {
         return;
     }
+    router_id(&view, findings);
     sessions(&view, findings);
     families(&view, findings);
     policy(&view, findings);
@@ -215,6 +216,18 @@ fn withdrawn(view: &View<'_>, findings: &mut Findings) {
             ),
             (true, Some(_)) => findings.ok("frr-withdrawn", format!("{family}: by {LIST}")),
         }
+    }
+}
+
+fn router_id(view: &View<'_>, findings: &mut Findings) {
+    let set = ["bgp router-id ", "ip router-id ", "router-id "].into_iter().find_map(|start| view.begins(start));
+    match set {
+        Some(line) => findings.ok("frr-router-id", line),
+        None => findings.advice(
+            "frr-router-id",
+            "FRR chooses it by itself, anew whenever it starts",
+            format!("router bgp {} / bgp router-id ADDRESS, one of this node alone", view.asn()),
+        ),
     }
 }
 

@@ -63,6 +63,7 @@ pub(crate) const CHECKS: &[Check] = &[
     check("frr-vty", "cosmolet speaks to bgpd by its vty socket, for which a user needs the group frrvty"),
     check("frr-instance", "VIPs go into the `router bgp` of one VRF (bgp.vrf), which cosmolet never creates"),
     check("frr-vrf", "FRR advertises in a VRF what is an address of that VRF"),
+    check("frr-router-id", "without `bgp router-id` FRR takes the highest address on the loopback: a VIP, which other nodes have too"),
     check("frr-sessions", "a VIP that no peer hears of attracts no traffic"),
     check("frr-families", "a peer that is not activated in a family hears of none of its VIPs"),
     check("frr-policy", "with `bgp ebgp-requires-policy` FRR tells an eBGP peer nothing for which there is no outbound route-map"),
@@ -89,7 +90,7 @@ pub(crate) const CHECKS: &[Check] = &[
                        them past BGP, withdrawn or not"),
     check("ebpf-rights", "without CAP_BPF and CAP_NET_ADMIN no traffic is counted and no probe is sent: the control plane decides alone"),
     check("ebpf-btf", "the programs are loaded with BTF, which the kernel must have"),
-    check("clock", "the Leases that nodes share are judged by each node's clock, and logs of two nodes cannot be compared"),
+    check("clock", "logs, events and metrics of two nodes cannot be compared"),
 ];
 
 /// The checks as a table for docs/doctor.md.

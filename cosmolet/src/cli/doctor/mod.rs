@@ -14,7 +14,7 @@ use anyhow::Result;
 
 use super::table::printable;
 use super::{TROUBLE, client, print};
-use crate::args::{Checks, Output};
+use crate::args::{Output, Reference};
 use crate::config::Config;
 use crate::engine::types::Vrf;
 use crate::http::troubles::troubles;
@@ -44,10 +44,10 @@ pub fn run(config: &Path, server: &str, output: Output) -> Result<ExitCode> {
 ///
 /// # Errors
 /// Standard output cannot be written.
-pub fn list(how: Checks) -> Result<ExitCode> {
+pub fn list(how: Reference) -> Result<ExitCode> {
     print(&match how {
-        Checks::Text => finding::CHECKS.iter().map(|check| format!("{}\n    {}\n", check.name, check.why)).collect(),
-        Checks::Markdown => finding::markdown(),
+        Reference::Text => finding::CHECKS.iter().map(|check| format!("{}\n    {}\n", check.name, check.why)).collect(),
+        Reference::Markdown => finding::markdown(),
     })?;
     Ok(ExitCode::SUCCESS)
 }

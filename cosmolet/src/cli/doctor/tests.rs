@@ -9,6 +9,7 @@ const GOOD: &str = "\
 frr defaults datacenter
 bgp as-path access-list OWN seq 5 permit ^$
 router bgp 65001
+ bgp router-id 10.0.0.11
  coalesce-time 0
  no bgp ebgp-requires-policy
  bgp graceful-restart
@@ -72,6 +73,7 @@ fn each_mistake_is_found_by_its_check_alone() {
     for (old, new, check, verdict) in [
         (" coalesce-time 0\n", "", "frr-coalesce", Advice),
         (" bgp graceful-restart\n", "", "frr-graceful-restart", Advice),
+        (" bgp router-id 10.0.0.11\n", "", "frr-router-id", Advice),
         (" neighbor FABRIC bfd\n", "", "frr-bfd", Advice),
         (" set origin igp\n", "", "frr-origin", Advice),
         (" route-map VIPS\n", "\n", "frr-redistribute", Wrong),
