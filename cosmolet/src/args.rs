@@ -1,5 +1,7 @@
 //! The command line exactly as typed.
 
+pub mod kubectl;
+
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -131,6 +133,14 @@ It asks FRR, the kernel and the daemon, and changes nothing. Run it as the daemo
 Exit codes: 0 all is well; 1 it failed; 2 the command line is wrong; 3 something is wrong; 4 there is advice, or
 something could not be looked at.";
 
+const AFTER_METRICS: &str = "\
+Examples:
+  cosmolet metrics                                     all of them
+  cosmolet metrics followed                            what does cosmolet_vip_followed_total count?
+  curl -s 127.0.0.1:9470/metrics                       what they are now
+
+Exit codes: 0 printed; 1 no metric has such a name; 2 the command line is wrong.";
+
 const AFTER_BUNDLE: &str = "\
 Examples:
   cosmolet bundle                                      cosmolet-NODE-TIME.tar.gz, to go with an issue
@@ -177,7 +187,7 @@ pub enum Command {
         file: PathBuf,
         /// Print every key instead: type, default, meaning, rule and variable
         #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "text", conflicts_with = "file")]
-        keys: Option<Keys>,
+        keys: Option<Reference>,
     },
     /// Show each VIP of this node: state, reason, mode, in RIB, traffic.
     #[command(after_help = AFTER_STATUS)]
@@ -238,7 +248,7 @@ pub enum Command {
         output: Output,
         /// Print every check there is, and why it matters, instead
         #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "text")]
-        list: Option<Checks>,
+        list: Option<Reference>,
     },
     /// Take every VIP off this node, without a failed connection, until `undrain`.
     #[command(after_help = AFTER_DRAIN)]
@@ -269,6 +279,16 @@ pub enum Command {
         #[arg(long, short, default_value = DEFAULT_CONFIG, env = "COSMOLET_CONFIG")]
         config: PathBuf,
     },
+    /// Print what every metric means, with a query to begin with.
+    #[command(after_help = AFTER_METRICS)]
+    Metrics {
+        /// Only those whose names have this word in them.
+        #[arg(default_value = "", hide_default_value = true)]
+        word: String,
+        /// How to print it.
+        #[arg(long, short, value_enum, default_value_t = Reference::Text, conflicts_with = "word")]
+        output: Reference,
+    },
     /// Gather status, configuration, FRR's view and kernel facts into one archive for an issue.
     #[command(after_help = AFTER_BUNDLE)]
     Bundle {
@@ -295,21 +315,12 @@ pub enum Command {
     },
 }
 
-/// How `doctor --list` prints.
+/// How a reference is printed: of the checks, the keys, the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Checks {
+pub enum Reference {
     /// For a terminal.
     Text,
-    /// The table of docs/doctor.md.
-    Markdown,
-}
-
-/// How `check-config --keys` prints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Keys {
-    /// For a terminal.
-    Text,
-    /// The table of docs/configuration.md.
+    /// The table of the page in docs/.
     Markdown,
 }
 

@@ -101,6 +101,8 @@ pub struct Summary {
     pub node_suspect: bool,
     /// `cosmolet drain` has taken the node out.
     pub drained: bool,
+    /// Why the Node object keeps every VIP off this node.
+    pub node_out: Option<WithdrawReason>,
     /// How often traffic and control plane agreed.
     pub agreement: Agreement,
     /// Services selected.
@@ -153,6 +155,7 @@ impl Book {
             traffic_mode,
             node_suspect: false,
             drained: false,
+            node_out: None,
             agreement: Agreement::default(),
             services: 0,
             unusable: Vec::new(),

@@ -3,12 +3,19 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use cosmolet::args::{Args, kubectl::Plugin};
+use cosmolet::cli::{self, kubectl};
 
 fn main() -> ExitCode {
-    match cosmolet::cli::run(cosmolet::args::Args::parse()) {
+    let (name, result) = if kubectl::is_called(std::env::args_os().next().as_deref()) {
+        ("kubectl cosmolet", kubectl::run(Plugin::parse()))
+    } else {
+        ("cosmolet", cli::run(Args::parse()))
+    };
+    match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("cosmolet: {error:#}");
+            eprintln!("{name}: {error:#}");
             ExitCode::FAILURE
         }
     }

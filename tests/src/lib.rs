@@ -24,6 +24,7 @@ pub mod interrupt;
 pub mod keeper;
 pub mod lab;
 pub mod manifests;
+pub mod markdown;
 pub mod netns;
 pub mod nft;
 pub mod objects;

@@ -5,9 +5,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::{Request, Response};
 use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::http::status::Status;
 
@@ -53,6 +56,21 @@ pub(super) async fn stream(server: &str, path: &str) -> Result<Incoming> {
     asked.with_context(|| unanswered(server))?.with_context(|| absent(server))
 }
 
+/// Gets a path from the daemon at the other end of a stream.
+///
+/// # Errors
+/// The stream ends before the answer does, or it answers with an error.
+pub(super) async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    path: &str,
+) -> Result<Vec<u8>> {
+    let (mut sender, connection) = http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await?;
+    // It ends with the stream, or with the runtime; what ends it too early is an error of the request.
+    drop(tokio::spawn(connection));
+    let request = Request::get(path).header("host", "cosmolet").body(Empty::new())?;
+    whole(succeeded(sender.send_request(request).await?).await?).await
+}
+
 fn address(server: &str) -> &str {
     server.strip_prefix("http://").unwrap_or(server).trim_end_matches('/')
 }
@@ -67,16 +85,21 @@ fn absent(server: &str) -> String {
 
 async fn open(server: &str, path: &str) -> Result<Incoming> {
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
-    let response = client.get(format!("http://{server}{path}").parse()?).await?;
+    succeeded(client.get(format!("http://{server}{path}").parse()?).await?).await
+}
+
+async fn fetch(server: &str, path: &str) -> Result<Vec<u8>> {
+    whole(open(server, path).await?).await
+}
+
+async fn succeeded(response: Response<Incoming>) -> Result<Incoming> {
     let status = response.status();
     if !status.is_success() {
-        let body = Limited::new(response.into_body(), LIMIT).collect().await.map_err(anyhow::Error::from_boxed)?;
-        bail!("it answered {status}: {}", String::from_utf8_lossy(&body.to_bytes()).trim());
+        bail!("it answered {status}: {}", String::from_utf8_lossy(&whole(response.into_body()).await?).trim());
     }
     Ok(response.into_body())
 }
 
-async fn fetch(server: &str, path: &str) -> Result<Vec<u8>> {
-    let body = Limited::new(open(server, path).await?, LIMIT);
-    Ok(body.collect().await.map_err(anyhow::Error::from_boxed)?.to_bytes().to_vec())
+async fn whole(body: Incoming) -> Result<Vec<u8>> {
+    Ok(Limited::new(body, LIMIT).collect().await.map_err(anyhow::Error::from_boxed)?.to_bytes().to_vec())
 }

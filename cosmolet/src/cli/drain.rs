@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{TROUBLE, client, print};
 use crate::config::Config;
+use crate::http::status::Status;
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -42,7 +43,7 @@ pub fn drain(request: &Request<'_>) -> Result<ExitCode> {
     )?;
     print(&format!("drained by {}; cosmolet undrain brings the node back\n", file.display()))?;
     match request.wait {
-        Some(limit) => wait(request.server, limit),
+        Some(limit) => wait(|| client::status(request.server), limit),
         None => Ok(ExitCode::SUCCESS),
     }
 }
@@ -70,11 +71,11 @@ fn file(config: &Path) -> Result<PathBuf> {
 }
 
 /// Waits until the daemon has taken the drain in and no VIP is left, and says how far it is.
-fn wait(server: &str, limit: Duration) -> Result<ExitCode> {
+pub(super) fn wait(mut ask: impl FnMut() -> Result<Status>, limit: Duration) -> Result<ExitCode> {
     let since = Instant::now();
     let mut told = String::new();
     loop {
-        let status = client::status(server)?;
+        let status = ask()?;
         let left = status
             .vips
             .iter()
@@ -82,7 +83,7 @@ fn wait(server: &str, limit: Duration) -> Result<ExitCode> {
         let (count, draining) = left.fold((0_usize, 0_usize), |(count, draining), vip| {
             (count + 1, draining + usize::from(vip.drain_left_seconds.is_some()))
         });
-        if status.drained && count == 0 {
+        if count == 0 && (status.drained || status.node_out.is_some()) {
             print(&format!("no VIP is left, after {:.1} s\n", since.elapsed().as_secs_f64()))?;
             return Ok(ExitCode::SUCCESS);
         }

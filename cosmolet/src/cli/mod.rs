@@ -8,8 +8,10 @@ pub mod doctor;
 pub mod drain;
 pub mod events;
 pub mod explain;
+pub mod kubectl;
 pub mod man;
 mod memory;
+pub mod metrics;
 pub mod run;
 #[cfg(test)]
 pub(crate) mod samples;
@@ -47,6 +49,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             drain::drain(&drain::Request { config: &config, server: &server, reason: &reason, wait })
         }
         Command::Undrain { config } => drain::undrain(&config),
+        Command::Metrics { word, output } => metrics::run(&word, output),
         Command::Bundle { file, config, server } => bundle::run(&config, &server, file.as_deref()),
         Command::Completion { shell } => {
             completion::run(shell)?;

@@ -11,6 +11,7 @@ pub(crate) fn healthy() -> Status {
     Status {
         version: "0.1.0".to_owned(),
         drained: false,
+        node_out: None,
         node: "node1".to_owned(),
         uptime_seconds: 7200.0,
         source: SourceStatus {

@@ -24,7 +24,7 @@ pub fn wide(status: &Status) -> String {
     around(status, &aligned::<{ HEAD.len() + MORE.len() }>(&rows))
 }
 
-const HEAD: [&str; 8] = ["VIP", "STATE", "REASON", "SINCE", "MODE", "IN RIB", "TRAFFIC", "SERVICE"];
+pub(super) const HEAD: [&str; 8] = ["VIP", "STATE", "REASON", "SINCE", "MODE", "IN RIB", "TRAFFIC", "SERVICE"];
 const MORE: [&str; 7] = ["LOOPBACK", "LEASE", "NETWORK", "PEERS", "VERDICT", "PROBE", "ATTRIBUTES"];
 
 /// What the kernel and FRR hold of a VIP, and what its traffic says.
@@ -58,6 +58,9 @@ fn around(status: &Status, rows: &[String]) -> String {
     if status.drained {
         line("", "  drained: no VIP is advertised from here until `cosmolet undrain`");
     }
+    if let Some(reason) = &status.node_out {
+        line("", &format!("  {reason}: no VIP is advertised from here while the Node object says so"));
+    }
     troubles(status).iter().for_each(|trouble| line("! ", trouble));
     if !status.vips.is_empty() {
         line("", "");
@@ -86,7 +89,7 @@ fn summary(status: &Status) -> String {
     text
 }
 
-fn vips(status: &Status) -> String {
+pub(super) fn vips(status: &Status) -> String {
     let mut states: BTreeMap<&str, usize> = BTreeMap::new();
     status.vips.iter().for_each(|vip| *states.entry(&vip.state).or_default() += 1);
     let each: Vec<String> = states.iter().map(|(state, count)| format!("{count} {state}")).collect();
@@ -120,7 +123,7 @@ fn reasons(status: &Status) -> BTreeMap<&str, &str> {
     status.vips.iter().filter_map(|vip| Some((vip.reason.as_deref()?, vip.explanation.as_deref()?))).collect()
 }
 
-fn row(vip: &VipRow) -> [String; 8] {
+pub(super) fn row(vip: &VipRow) -> [String; 8] {
     let dash = || "-".to_owned();
     let in_rib = match &vip.rib {
         Some(rib) if rib.valid && rib.advertised_to == 1 => "yes, to 1 peer".to_owned(),
@@ -276,6 +279,17 @@ NoLocalEndpoint: its traffic policy is Local and this node has no usable endpoin
         status.traffic.mode = "off".to_owned();
         let text = table(&status);
         assert!(text.contains("  FRR       disabled\n") && text.contains("  traffic   off\n"), "{text}");
+    }
+
+    #[test]
+    fn a_node_that_is_out_says_why() {
+        let mut status = samples::healthy();
+        status.node_out = Some("NodeTainted".to_owned());
+        let text = table(&status);
+        assert_eq!(
+            text.lines().nth(5),
+            Some("  NodeTainted: no VIP is advertised from here while the Node object says so")
+        );
     }
 
     #[test]

@@ -251,10 +251,10 @@ impl Control {
                 info!(drained, "cosmolet drain");
                 book.summarise(|summary| summary.drained = *drained);
             }
+            Event::Node(view) => book.summarise(|summary| summary.node_out = view.check().err()),
             Event::Kernel(_) => book.summarise(|summary| summary.kernel_seen = true),
             Event::Service(_)
             | Event::ServiceGone(_)
-            | Event::Node(_)
             | Event::Pod(..)
             | Event::PodGone(_)
             | Event::Traffic(_)

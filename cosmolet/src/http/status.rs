@@ -25,6 +25,9 @@ pub struct Status {
     /// `cosmolet drain` has taken the node out.
     #[serde(default)]
     pub drained: bool,
+    /// Why the Node object keeps every VIP off this node, in a word: `NodeTainted`, `NodeExcluded` …
+    #[serde(default)]
+    pub node_out: Option<String>,
     /// The source of Services.
     pub source: SourceStatus,
     /// FRR.
@@ -385,6 +388,7 @@ impl Status {
                 .collect(),
             transitions: summary.transitions.iter().map(|transition| transition_row(book, transition)).collect(),
             drained: summary.drained,
+            node_out: summary.node_out.map(|reason| reason.as_str().to_owned()),
             node: summary.node,
         }
     }

@@ -5,6 +5,7 @@
 //! [`condition`], [`statistics`]). Never withdraws for what it has not seen.
 
 pub mod condition;
+pub mod daemons;
 pub mod ejections;
 pub mod events;
 pub mod leases;

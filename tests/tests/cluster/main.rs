@@ -10,6 +10,7 @@ mod eligibility;
 mod helms;
 mod manifests;
 mod nodes;
+mod plugin;
 mod proving;
 mod raised;
 mod rig;

@@ -190,6 +190,11 @@ impl App {
         self.clock.0 + at.saturating_sub(self.clock.1).as_secs_f64()
     }
 
+    /// It was chosen while the daemon was asked for something else.
+    fn waits_for_a_story(&self) -> bool {
+        matches!(self.screen, Screen::Story(_)) && self.story.is_none() && self.unanswered.is_none()
+    }
+
     fn question(&self) -> Question {
         let story = if let Screen::Story(vip) = self.screen { Some(vip) } else { None };
         Question { after: self.board.after(), story }
@@ -246,7 +251,8 @@ fn show(
         }
         while let Ok(told) = answers.try_recv() {
             let whole = app.learn(told, begun.elapsed());
-            (asked, ask_at) = (false, Instant::now() + if whole { EACH } else { Duration::ZERO });
+            let pause = if whole && !app.waits_for_a_story() { EACH } else { Duration::ZERO };
+            (asked, ask_at) = (false, Instant::now() + pause);
         }
     }
 }

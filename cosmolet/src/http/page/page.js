@@ -237,6 +237,7 @@ function tellNode(node) {
   facts.forEach(([, value], index) => say(list.children[index].lastChild, value));
   const shown = [
     ...(node.drained ? ['This node is drained: cosmolet undrain takes it back.'] : []),
+    ...(node.node_out ? [`${node.node_out}: no VIP is advertised from here while the Node object says so.`] : []),
     ...node.troubles,
   ];
   const box = at('troubles');
