@@ -1,14 +1,17 @@
 //! One HTTP request into a namespace, for a daemon's own pages.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::netns::Netns;
 
 const MAX_REPLY: u64 = 64 << 20;
+/// How often a follower looks whether it is over.
+const SHORT: Duration = Duration::from_millis(500);
 
 /// A reply: status and body.
 #[derive(Clone, Debug)]
@@ -27,6 +30,22 @@ pub fn get(netns: &Netns, address: SocketAddr, path: &str, limit: Duration) -> R
 /// The same, and leaves the answer to be read.
 pub fn open(netns: &Netns, address: SocketAddr, path: &str, limit: Duration) -> Result<TcpStream> {
     netns.run(|| ask(address, path, limit))?.with_context(|| format!("GET http://{address}{path}"))
+}
+
+/// Asks for an answer that goes on, and reads it until `over`.
+pub fn follow(netns: &Netns, address: SocketAddr, path: &str, over: &AtomicBool) -> Result<()> {
+    let mut stream = open(netns, address, path, SHORT)?;
+    let mut buffer = [0; 4096];
+    while !over.load(Ordering::Relaxed) {
+        match stream.read(&mut buffer) {
+            Ok(0) => bail!("http://{address}{path} has ended"),
+            Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return Err(error.into());
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 fn ask(address: SocketAddr, path: &str, limit: Duration) -> Result<TcpStream> {

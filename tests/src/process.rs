@@ -307,6 +307,49 @@ impl Drop for Paused {
     }
 }
 
+/// A process whose main thread alone stands still until this is dropped, as in a debugger (ptrace(2)); its other threads go on.
+/// Only the thread that made it may drop it.
+#[derive(Debug)]
+pub struct Frozen(libc::pid_t);
+
+impl Frozen {
+    /// Stops the main thread.
+    pub fn main_thread(pid: u32) -> Result<Self> {
+        let thread = libc::pid_t::try_from(pid)?;
+        trace(libc::PTRACE_SEIZE, thread).with_context(|| format!("tracing {pid}"))?;
+        let frozen = Self(thread);
+        trace(libc::PTRACE_INTERRUPT, thread).with_context(|| format!("stopping {pid}"))?;
+        wait_stopped(thread)?;
+        Ok(frozen)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if let Err(error) = trace(libc::PTRACE_DETACH, self.0) {
+            tracing::warn!(%error, pid = self.0, "a thread stays stopped");
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "ptrace(2) has no safe wrapper in std")]
+fn trace(request: libc::c_uint, thread: libc::pid_t) -> io::Result<()> {
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: none of these requests reads or writes memory of ours.
+    if unsafe { libc::ptrace(request, thread, none, none) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[expect(unsafe_code, reason = "waitpid(2) has no safe wrapper in std")]
+fn wait_stopped(thread: libc::pid_t) -> io::Result<()> {
+    let mut status = 0;
+    // SAFETY: the status is ours, and the thread is traced by us.
+    if unsafe { libc::waitpid(thread, &raw mut status, libc::__WALL) } == thread {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// The thread that forks every child. PR_SET_PDEATHSIG follows the *thread* that forked, and threads of a test runner or of
 /// tokio end long before the process does.
 struct Spawner(mpsc::Sender<(Command, mpsc::Sender<io::Result<Child>>)>);

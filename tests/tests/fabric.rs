@@ -52,7 +52,11 @@ fn quick_the_documentation_shows_what_runs() -> Result<()> {
     let mut shown = Vec::new();
     for section in text.split("\n### ").skip(1) {
         let (name, rest) = section.split_once('\n').context("an empty section")?;
-        let block = rest.split("```\n").nth(1).with_context(|| format!("no configuration below {name}"))?;
+        let block = rest
+            .split("```frr\n")
+            .nth(1)
+            .and_then(|rest| rest.split("```\n").next())
+            .with_context(|| format!("no configuration below {name}"))?;
         let device = plan::devices().into_iter().find(|device| device.name() == name);
         let device = device.with_context(|| format!("{name} is no device"))?;
         ensure!(block == config::whole(device), "{name} is not current: cargo xtask fabric config {name}");

@@ -10,12 +10,15 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use cosmolet::metrics::catalogue::{METRICS, Metric, OF_VIP};
 use cosmolet_tests::client::{Client, Load};
 use cosmolet_tests::daemon::User;
 use cosmolet_tests::fabric::{Mode, NodeSpec, vip4};
 use cosmolet_tests::frr::Daemon;
 use cosmolet_tests::objects::State;
+use cosmolet_tests::openmetrics;
 use cosmolet_tests::packaging::{ensure_current, file, read};
+use cosmolet_tests::process::Frozen;
 use cosmolet_tests::prometheus::{Prometheus, program};
 use cosmolet_tests::stage::{Options, Stage, targets};
 use cosmolet_tests::wait;
@@ -23,6 +26,10 @@ use serde_json::Value;
 
 const NODES: [&str; 2] = ["node1", "node2"];
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// The stage's two VIPs, failing for its one client, are most of the node's.
+const SUFFERS: [(&str, &str); 2] =
+    [("COSMOLET_TRAFFIC_RULE_NODE_VIPS", "2"), ("COSMOLET_TRAFFIC_RULE_CLIENT_PREFIXES", "1")];
 
 const RULES: &str = "charts/cosmolet/rules/cosmolet.yaml";
 const RULES_TEST: &str = "tests/rules/cosmolet_test.yaml";
@@ -45,13 +52,14 @@ struct World {
 }
 
 impl World {
-    fn raise(traffic: &'static str) -> Result<Self> {
-        let env = vec![
+    fn raise(traffic: &'static str, more: &[(&'static str, &'static str)]) -> Result<Self> {
+        let mut env = vec![
             ("COSMOLET_HTTP_LISTEN", "0.0.0.0:9470"),
             ("COSMOLET_TRAFFIC_PROVE_SECONDS", "10"),
             ("COSMOLET_TRAFFIC_RULE_HOLD_SECONDS", "3"),
             ("COSMOLET_TRAFFIC_RULE_TRIAL_PROBE_SECONDS", "1"),
         ];
+        env.extend(more);
         let options = Options { traffic, env, elsewhere: true, ..Options::default() };
         let mut stage = Stage::raise(&NODES.map(|node| NodeSpec::new(node, Mode::Dynamic).bfd()), options)?;
         stage.start()?;
@@ -88,7 +96,7 @@ impl World {
 
 #[test]
 fn every_panel_has_data_or_says_that_nothing_is_wrong() -> Result<()> {
-    let mut world = World::raise("enforce")?;
+    let mut world = World::raise("enforce", &[])?;
     // Something to tell: somebody follows, an endpoint goes and comes, and clients are served.
     let _follower = world.stage.daemons[0].open("/api/v1/transitions/stream")?;
     world.stage.set_endpoint(1, State::NotReady)?;
@@ -135,8 +143,25 @@ fn documented(metrics: &str) -> Result<()> {
         everywhere(name).then(|| (format!("{name}{end}"), kind.to_owned()))
     };
     let there: BTreeSet<_> = metrics.lines().filter_map(family).collect();
+    labelled(metrics)?;
     let (missing, stale): (Vec<_>, Vec<_>) = (there.difference(&told).collect(), told.difference(&there).collect());
     ensure!(missing.is_empty() && stale.is_empty(), "not in docs/metrics.md: {missing:?}; only there: {stale:?}");
+    Ok(())
+}
+
+/// Every series has the labels that the reference gives its family, and no other.
+fn labelled(metrics: &str) -> Result<()> {
+    for (family, of_family) in &openmetrics::parse(metrics)? {
+        let known = |metric: &&Metric| metric.name.trim_end_matches("_total").trim_end_matches("_info") == family;
+        let metric = METRICS.iter().find(known).with_context(|| format!("{family} is not in the reference"))?;
+        let own = if metric.of_vip { &OF_VIP[..] } else { &[] };
+        let wanted: BTreeSet<&str> = own.iter().chain(metric.labels).copied().collect();
+        for sample in &of_family.samples {
+            let labels: BTreeSet<&str> =
+                sample.labels.keys().map(String::as_str).filter(|label| *label != "le").collect();
+            ensure!(labels == wanted, "{family} has the labels {labels:?}, not {wanted:?}");
+        }
+    }
     Ok(())
 }
 
@@ -178,7 +203,7 @@ fn answered(world: &World, panel: &Value) -> Result<()> {
 
 #[test]
 fn alerts_fire_with_their_faults_and_clear_without() -> Result<()> {
-    let mut world = World::raise("enforce")?;
+    let mut world = World::raise("enforce", &[])?;
     let since = Instant::now();
     // Nobody can serve it.
     for index in 0..NODES.len() {
@@ -220,13 +245,15 @@ fn alerts_fire_with_their_faults_and_clear_without() -> Result<()> {
 /// What an operator does to a node that only observes its traffic.
 #[test]
 fn alerts_fire_where_nothing_acts_and_clear_when_it_is_mended() -> Result<()> {
-    let mut world = World::raise("observe")?;
-    // The host refuses: doubted, and no more than that.
+    let mut world = World::raise("observe", &SUFFERS)?;
+    // The host refuses: doubted, and no more than that; and as all VIPs suffer, so is the node.
     world.stage.fabric.nodes[0].proxy.lose()?;
     world.fires("CosmoletVipSuspect")?;
+    world.fires("CosmoletNodeSuspect")?;
     world.fires("CosmoletSignalsDisagree")?;
     world.stage.fabric.nodes[0].proxy.restore()?;
     world.clears("CosmoletVipSuspect")?;
+    world.clears("CosmoletNodeSuspect")?;
     world.clears("CosmoletSignalsDisagree")?;
     // The operator's entry before ours denies what is advertised.
     world.stage.fabric.nodes[1].frr.configure(&["route-map COSMOLET-ADVERTISE deny 1"])?;
@@ -261,6 +288,40 @@ fn alerts_fire_where_nothing_acts_and_clear_when_it_is_mended() -> Result<()> {
         };
     }
     world.stage.wait_nodes(&NODES, Instant::now(), LIMIT).map(drop)
+}
+
+/// What keeps a bad VIP where it is, and what a daemon suffers from itself.
+#[test]
+fn alerts_fire_for_the_last_candidate_a_stale_source_and_a_loop_that_hangs() -> Result<()> {
+    let mut world = World::raise("enforce", &[("COSMOLET_LOOPBACK_LEASE_SECONDS", "30")])?;
+    // The last node that could serve it refuses, and keeps it.
+    world.stage.elsewhere = false;
+    world.stage.set_endpoint(1, State::NotReady)?;
+    world.stage.wait_nodes(&NODES[..1], Instant::now(), LIMIT)?;
+    world.stage.fabric.nodes[0].proxy.lose()?;
+    world.fires("CosmoletAllCandidatesSuspect")?;
+    world.stage.fabric.nodes[0].proxy.restore()?;
+    world.clears("CosmoletAllCandidatesSuspect")?;
+    world.stage.elsewhere = true;
+    world.stage.set_endpoint(1, State::Ready)?;
+    world.stage.wait_nodes(&NODES, Instant::now(), LIMIT)?;
+    // Nothing can be read any more.
+    let since = Instant::now();
+    let path = world.stage.manifests[0].path().to_owned();
+    let away = path.with_extension("away");
+    std::fs::rename(&path, &away)?;
+    world.fires("CosmoletSourceStale")?;
+    std::fs::rename(&away, &path)?;
+    world.clears("CosmoletSourceStale")?;
+    // The control loop stands still, and with it the renewal of leases; what is asked is answered.
+    let frozen = Frozen::main_thread(world.stage.daemons[1].process()?.pid())?;
+    world.fires("CosmoletLoopHangs")?;
+    world.fires("CosmoletLeaseNotRenewed")?;
+    drop(frozen);
+    world.clears("CosmoletLoopHangs")?;
+    world.clears("CosmoletLeaseNotRenewed")?;
+    ensure!(world.stage.changes(since) == 0, "the ToR saw changes");
+    Ok(())
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -68,6 +69,8 @@ fn stage(binary: &Path, folder: &Path) -> Result<()> {
             println!("dist: without file capabilities ({error:#}); `setcap {CAPABILITIES} cosmolet` adds them")
         }
     }
+    // kubectl finds the same program by this name.
+    symlink("cosmolet", folder.join("kubectl-cosmolet"))?;
     for name in BESIDE {
         let source = shell::root().join(name);
         if source.exists() {

@@ -7,9 +7,10 @@ use anyhow::{Context, Result};
 use crate::shell;
 
 /// The pages with a table, what it is of, and how the command line prints it.
-const PAGES: [(&str, &str, &[&str]); 2] = [
+const PAGES: [(&str, &str, &[&str]); 3] = [
     ("docs/configuration.md", "keys", &["check-config", "--keys=markdown"]),
     ("docs/doctor.md", "checks", &["doctor", "--list=markdown"]),
+    ("docs/metrics.md", "metrics", &["metrics", "--output=markdown"]),
 ];
 
 /// Asks the command line for its tables and lays each between the marks of its page.

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "a command line tool talks on its standard output")]
 #![allow(unreachable_pub, reason = "in a program nothing is reachable: `pub` marks what a module offers to the others")]
 
+mod book;
 mod build_ebpf;
 mod dashboards;
 mod deploy;
@@ -60,6 +61,8 @@ enum Command {
     Tidy,
     /// Write the tables of docs/ that the code generates.
     Docs,
+    /// Make a book of docs/, in target/book.
+    Book(book::Options),
     /// Build the release binary and pack it with charts, manifests and licence into target/dist.
     Dist(dist::Options),
     /// Build the container image by buildah, without a registry, into target/image.
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         Command::Simulate(options) => lab::simulate(&options),
         Command::Tidy => tidy::run(),
         Command::Docs => docs::run(),
+        Command::Book(options) => book::run(&options),
         Command::Dist(options) => dist::run(&options),
         Command::Image(options) => image::run(&options),
         Command::Dashboards(options) => dashboards::run(&options),

@@ -63,7 +63,8 @@ pub fn run(options: &Options) -> ExitCode {
 }
 
 fn steps(options: &Options, report: &mut Report) -> Result<()> {
-    let groups = [Group::Build, Group::Ebpf, Group::Lab, Group::Kube, Group::Cluster, Group::Frr, Group::Browser];
+    let groups =
+        [Group::Build, Group::Ebpf, Group::Lab, Group::Kube, Group::Cluster, Group::Frr, Group::Browser, Group::Book];
     let needs = setup::Options::only(options.yes, &groups);
     report.must("setup", || setup::run(&needs))?;
     let checks = options.filter.is_empty() && options.frr.is_none();

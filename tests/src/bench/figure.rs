@@ -53,6 +53,8 @@ pub enum Measure {
     P50,
     /// The 99th percentile itself.
     P99,
+    /// The 99th percentile divided by the baseline's.
+    P99Ratio,
 }
 
 /// One line of the table.
@@ -97,6 +99,7 @@ impl Figure {
             Measure::OverBaseline => self.own.p50 - baseline,
             Measure::P50 => self.own.p50,
             Measure::P99 => self.own.p99,
+            Measure::P99Ratio => self.own.p99 / self.baseline.map_or(f64::NAN, |baseline| baseline.p99),
         }
     }
 
@@ -129,7 +132,7 @@ impl Figure {
 
     fn sign(&self) -> String {
         match self.measure {
-            Measure::Ratio => " x".to_owned(),
+            Measure::Ratio | Measure::P99Ratio => " x".to_owned(),
             Measure::OverBaseline | Measure::P50 | Measure::P99 => format!(" {}", self.unit),
         }
     }
@@ -192,6 +195,7 @@ mod tests {
         assert_eq!(value(Measure::OverBaseline), 2.0);
         assert_eq!(value(Measure::P50), 12.0);
         assert_eq!(value(Measure::P99), 24.0);
+        assert_eq!(value(Measure::P99Ratio), 1.2);
         assert_eq!(figure.is_met(), Some(false));
         assert_eq!(figure.clone().at_most(1.2).is_met(), Some(true));
         assert_eq!(Figure { target: None, ..figure.clone() }.is_met(), None);

@@ -17,6 +17,7 @@ pub mod peers;
 pub mod proxy;
 pub mod raw;
 pub mod share;
+pub mod view;
 pub mod world;
 
 use anyhow::Result;
@@ -47,7 +48,7 @@ impl Entry {
 }
 
 /// Everything that can be measured, the cheapest first.
-pub const ENTRIES: [Entry; 20] = [
+pub const ENTRIES: [Entry; 22] = [
     Entry {
         name: "engine",
         about: "one endpoint event at 10 000 Services (handle and plan) against the same at 100",
@@ -154,6 +155,18 @@ pub const ENTRIES: [Entry; 20] = [
         about: "the same from a real kube-apiserver",
         rounds: [10, 1],
         run: |rounds| memory::measure(memory::From::Kubernetes, rounds),
+    },
+    Entry {
+        name: "view",
+        about: "a scrape and its size with 10 000 VIPs, and the command `cosmolet status`",
+        rounds: [50, 3],
+        run: view::costs,
+    },
+    Entry {
+        name: "looked-at",
+        about: "the share while a Prometheus, a status page, `status --watch` and ten followers look, over the same while nobody does",
+        rounds: [320, 64],
+        run: view::while_looked_at,
     },
     Entry {
         name: "peers-one",

@@ -1,6 +1,7 @@
 //! The register of ejections on a real API server: many nodes ask at once, and never may all of them.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,8 +13,12 @@ use cosmolet::engine::types::{ServiceKey, Vip};
 use cosmolet::kubernetes::ejections::{self, LEASE, Options};
 use cosmolet_tests::Lab;
 use cosmolet_tests::api_server::{ApiServer, Place};
+use cosmolet_tests::client::{Client as Clients, Load};
 use cosmolet_tests::fabric::vip4;
 use cosmolet_tests::objects::{self, NAMESPACE, State};
+use cosmolet_tests::packaging::read;
+use cosmolet_tests::prometheus::Prometheus;
+use cosmolet_tests::wait;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -25,11 +30,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use crate::{HTTP, NODE, World, grant, role};
+
 const NODES: [&str; 4] = ["node1", "node2", "node3", "node4"];
 const ANNOTATION: &str = "cosmolet.io/ejections";
 const LOOK: Duration = Duration::from_millis(200);
 const LIMIT: Duration = Duration::from_secs(15);
 const TURNS: u64 = 60;
+/// How long a conviction and an alert may take.
+const FIRES: Duration = Duration::from_secs(60);
 
 /// What a node was answered last; `None` while it wants nothing.
 type Known = BTreeMap<&'static str, Result<(), Refused>>;
@@ -57,6 +66,51 @@ fn never_all_of_its_nodes_may_withdraw_a_vip() -> Result<()> {
         nodes.together().await?;
         nodes.candidates_go().await?;
         nodes.unreadable().await
+    })
+}
+
+/// Two of four nodes have withdrawn the VIP: a real daemon on the third may not, keeps it, and the chart's alert says so; once one of
+/// the two is back it may.
+#[test]
+fn enough_others_have_withdrawn_it_and_the_alert_says_so() -> Result<()> {
+    let env = [("POD_NAME", "cosmolet-node1"), ("POD_NAMESPACE", NAMESPACE)];
+    let mut world = World::raise_with("traffic: {mode: enforce, prove_seconds: 0}", &env)?;
+    let mut role = role()?;
+    role.rules.get_or_insert_default().push(serde_json::from_value(json!({
+        "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"],
+    }))?);
+    grant(&world.api, &role)?;
+    world.api.apply_all(&NODES.map(daemon))?;
+    let mut others = slice(&NODES[1..]);
+    others.metadata.name = Some("web-others".to_owned());
+    world.api.apply(&others)?;
+    world.start()?;
+    register(&world.api, json!({"node2": {"ejected": [vip4(1)]}, "node3": {"ejected": [vip4(1)]}}))?;
+    let netns = &world.fabric.nodes[0].netns;
+    let rules = read("charts/cosmolet/rules/cosmolet.yaml")?.replace("for: 1m", "for: 1s");
+    let prometheus = Prometheus::start(&world.lab, netns, &[(NODE, HTTP.parse()?)], &rules)?;
+    let fires = || Ok(prometheus.firing(netns)?.iter().any(|name| name == "CosmoletEjectionsSpent"));
+    let _client = Clients::start(&world.fabric.client, Load::new(vec![SocketAddr::new(vip4(1), 80)]))?;
+    world.fabric.nodes[0].proxy.lose()?;
+    wait::until_true("CosmoletEjectionsSpent fires", FIRES, fires)?;
+    let row = world.row(vip4(1))?.context("no row")?;
+    ensure!(row["state"] == "advertised" && row["ejection_refused"]["reason"] == "ShareSpent", "{row}");
+    register(&world.api, json!({"node2": {"ejected": [vip4(1)]}}))?;
+    world.wait_row(vip4(1), "withdrawn", |row| row["state"] == "withdrawn" && row["reason"] == "HostRefuses")?;
+    wait::until_true("CosmoletEjectionsSpent clears", FIRES, || Ok(!fires()?))
+}
+
+/// Writes the register as other nodes would have.
+fn register(api: &ApiServer, register: serde_json::Value) -> Result<()> {
+    let text = register.to_string();
+    api.run(async move |client| {
+        let leases: Api<Lease> = Api::namespaced(client, NAMESPACE);
+        let lease = json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"name": LEASE, "annotations": {ANNOTATION: text}},
+        });
+        leases.patch(LEASE, &PatchParams::apply("test").force(), &Patch::Apply(lease)).await?;
+        Ok(())
     })
 }
 

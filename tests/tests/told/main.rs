@@ -39,13 +39,18 @@ struct World {
     daemon: Daemon,
     api: ApiServer,
     fabric: Fabric,
-    _lab: Lab,
+    lab: Lab,
 }
 
 impl World {
     /// Raises everything, with Service `web` on its node and all rights; the daemon, with more lines of configuration, does
     /// not run yet.
     fn raise(config: &str) -> Result<Self> {
+        Self::raise_with(config, &[])
+    }
+
+    /// The same, with more variables in the daemon's environment.
+    fn raise_with(config: &str, more: &[(&str, &str)]) -> Result<Self> {
         let lab = Lab::new()?;
         let fabric = Fabric::raise(&lab, &[NodeSpec { wire: false, ..NodeSpec::new(NODE, Mode::Dynamic) }])?;
         let api = ApiServer::start(&lab, Place::Inside(&fabric.management, MANAGEMENT))?;
@@ -59,9 +64,9 @@ impl World {
         );
         let kubeconfig = api.kubeconfig(api_server::User::Cosmolet).display().to_string();
         // Whatever the host's environment says, the lab's traffic stays inside.
-        let env = [("KUBECONFIG", kubeconfig.as_str()), ("NO_PROXY", "*")];
+        let env = [&[("KUBECONFIG", kubeconfig.as_str()), ("NO_PROXY", "*")], more].concat();
         let daemon = Daemon::prepare(&lab, &node.netns, NODE, &config, HTTP.parse()?, &env)?.as_user(&lab, POD)?;
-        let world = Self { daemon, api, fabric, _lab: lab };
+        let world = Self { daemon, api, fabric, lab };
         world.api.apply(&objects::node(NODE, world.fabric.nodes[0].plan.loopback4().into()))?;
         world.service("web", &[vip4(1), vip6(1)], State::Ready)?;
         Ok(world)

@@ -3,6 +3,7 @@
 //! Owns the table of needs. Never starts a service, and changes nothing when nothing is missing.
 
 mod apt;
+pub mod book;
 mod bpf;
 mod cluster;
 pub mod frr;
@@ -53,6 +54,8 @@ pub enum Group {
     Peers,
     /// Chromium, for the tests of the status page.
     Browser,
+    /// mdBook, for the documentation.
+    Book,
     /// cargo-fuzz.
     Fuzz,
 }
@@ -73,7 +76,7 @@ impl Options {
             Group::Image | Group::Prometheus => {
                 self.only.is_empty() || [group, Group::Cluster].iter().any(|part| self.only.contains(part))
             }
-            Group::Kube | Group::Cluster | Group::Demo | Group::Frr | Group::Browser => {
+            Group::Kube | Group::Cluster | Group::Demo | Group::Frr | Group::Browser | Group::Book => {
                 self.only.is_empty() || self.only.contains(&group)
             }
         }

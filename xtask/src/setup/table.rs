@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::apt::Apt;
-use super::{Group, bpf, cluster, frr, kube, peers};
+use super::{Group, book, bpf, cluster, frr, kube, peers};
 use crate::shell::{self, which};
 
 /// One thing that must be on the machine.
@@ -60,6 +60,7 @@ pub(super) fn needs() -> Vec<Need> {
         || which("chromium").is_some() && which("chromedriver").is_some(),
         &[&["chromium", "chromium-driver"]],
     ));
+    needs.push(book::need());
     needs.push(Need {
         name: "cargo-fuzz",
         why: "runs the fuzz targets",

@@ -1,0 +1,182 @@
+//! What looking costs: a scrape, `cosmolet status`, and the control loop while everybody looks.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::figure::{Figure, Measure, Summary};
+use super::proxy::Proxy;
+use super::world::{LIMIT, World, list, service, slice, vips};
+use crate::fabric::host;
+use crate::objects::State;
+use crate::{Netns, http};
+
+const MANY: u16 = 10_000;
+/// Services of one file.
+const PORTION: u16 = 100;
+const FEW: u16 = 10;
+const SCRAPE: f64 = 50.0;
+const SIZE: f64 = 10.0;
+const STATUS: f64 = 50.0;
+/// VIPs that take turns while everybody looks, among so many others.
+const VIPS: u16 = 32;
+const OTHERS: u16 = 1000;
+const REST: Duration = Duration::from_millis(25);
+/// Events between two changes from looking to not looking.
+const BLOCK: usize = 32;
+const LOOP: f64 = 1.05;
+const REPLY_LIMIT: Duration = Duration::from_secs(10);
+const DAEMON: &str = "127.0.0.1:9470";
+
+/// Measures scrapes and `cosmolet status`; `rounds` of each.
+pub fn costs(rounds: usize) -> Result<Vec<Figure>> {
+    let mut world = World::raise_bare()?;
+    put(&world, 1, FEW)?;
+    world.start()?;
+    world.wait_state("advertised", FEW.into())?;
+    let few = read(&world, rounds)?;
+    for first in (1 + FEW..=MANY).step_by(PORTION.into()) {
+        put(&world, first, PORTION.min(MANY - first + 1))?;
+    }
+    world.wait_state("advertised", MANY.into())?;
+    let many = read(&world, rounds)?;
+    let row = |name: String, unit, own: &[f64], baseline: &[f64], target| Figure {
+        name,
+        unit,
+        own: Summary::of(own),
+        against: format!("with {FEW} VIPs"),
+        baseline: Some(Summary::of(baseline)),
+        measure: Measure::P99,
+        target,
+    };
+    let mut status = row(format!("cosmolet status, {FEW} VIPs"), "ms", &few.status, &few.livez, Some(STATUS));
+    status.against = "a request for /livez".to_owned();
+    Ok(vec![
+        row(format!("a scrape of {MANY} VIPs"), "ms", &many.scrape, &few.scrape, Some(SCRAPE)),
+        row("  its size".to_owned(), "MiB", &many.size, &few.size, Some(SIZE)),
+        status,
+        row(format!("  with {MANY} VIPs"), "ms", &many.status, &few.status, None),
+    ])
+}
+
+#[derive(Default)]
+struct Readings {
+    scrape: Vec<f64>,
+    size: Vec<f64>,
+    livez: Vec<f64>,
+    status: Vec<f64>,
+}
+
+fn read(world: &World, rounds: usize) -> Result<Readings> {
+    let (netns, address) = (&world.own().netns, DAEMON.parse()?);
+    let mut readings = Readings::default();
+    for _ in 0..rounds {
+        sleep(REST);
+        let (span, reply) = timed(|| http::get(netns, address, "/metrics", REPLY_LIMIT))?;
+        ensure!(reply.status == 200, "/metrics answers {}", reply.status);
+        readings.scrape.push(span);
+        readings.size.push(f64::from(u32::try_from(reply.body.len())?) / f64::from(1 << 20));
+        readings.livez.push(timed(|| http::get(netns, address, "/livez", REPLY_LIMIT))?.0);
+        let (span, output) = timed(|| world.daemon.ask_status(&[]))?;
+        ensure!(!output.stdout.is_empty(), "cosmolet status says nothing");
+        readings.status.push(span);
+    }
+    Ok(readings)
+}
+
+/// How long it takes, in milliseconds.
+fn timed<T>(what: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
+    let begun = Instant::now();
+    let answer = what()?;
+    Ok((begun.elapsed().as_secs_f64() * 1e3, answer))
+}
+
+fn put(world: &World, first: u16, count: u16) -> Result<()> {
+    let numbers = || first..first + count;
+    world.put(&format!("services-{first}.json"), &list(numbers().map(service))?)?;
+    world.put(&format!("slices-{first}.json"), &list(numbers().map(|n| slice(n, State::Ready)))?).map(drop)
+}
+
+/// Measures an endpoint's manifest to the first byte at FRR, while everybody looks and while nobody does, by turns.
+pub fn while_looked_at(rounds: usize) -> Result<Vec<Figure>> {
+    let (mut world, proxy) = World::raise_proxied()?;
+    world.put("services.json", &list((1..=VIPS + OTHERS).map(service))?)?;
+    for n in 1..=VIPS {
+        world.put(&format!("s{n}.json"), &list([slice(n, State::NotReady)])?)?;
+    }
+    world.start()?;
+    world.wait_state("withdrawn", (VIPS + OTHERS).into())?;
+    let (mut looked_at, mut alone) = (Vec::new(), Vec::new());
+    for block in 0..rounds.div_ceil(BLOCK) {
+        let readers = (block % 2 == 0).then(|| Readers::start(&world.own().netns)).transpose()?;
+        let spans = if readers.is_some() { &mut looked_at } else { &mut alone };
+        events(&world, &proxy, spans)?;
+        readers.map(Readers::end).transpose()?;
+    }
+    Ok(vec![Figure {
+        name: format!("ready or not -> bytes to FRR, {OTHERS} Services more, scraped, streamed and shown each second"),
+        unit: "ms",
+        own: Summary::of_spans(&looked_at),
+        against: "nobody looks".to_owned(),
+        baseline: Some(Summary::of_spans(&alone)),
+        measure: Measure::P99Ratio,
+        target: Some(LOOP),
+    }])
+}
+
+fn events(world: &World, proxy: &Proxy, spans: &mut Vec<Duration>) -> Result<()> {
+    for (n, vip) in (1..=VIPS).zip(vips(VIPS)).take(BLOCK) {
+        for (state, no) in [(State::Ready, ""), (State::NotReady, "no ")] {
+            sleep(REST);
+            let since = world.put(&format!("s{n}.json"), &list([slice(n, state)])?)?;
+            let at = proxy.wait_command(&format!("{no}network {}", host(vip)), since, LIMIT)?;
+            spans.push(at.duration_since(since));
+        }
+    }
+    Ok(())
+}
+
+/// A Prometheus, a status page, a `status --watch` and ten followers of decisions.
+struct Readers {
+    over: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Result<()>>>,
+}
+
+impl Readers {
+    fn start(netns: &Arc<Netns>) -> Result<Self> {
+        let over = Arc::new(AtomicBool::new(false));
+        let address: SocketAddr = DAEMON.parse()?;
+        let mut threads = Vec::new();
+        for path in ["/metrics", "/api/v1/node", "/api/v1/vips", "/api/v1/status"] {
+            let (over, netns) = (Arc::clone(&over), Arc::clone(netns));
+            threads.push(std::thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    http::get(&netns, address, path, REPLY_LIMIT)?;
+                    sleep(Duration::from_secs(1));
+                }
+                Ok(())
+            }));
+        }
+        for _ in 0..10 {
+            let (over, netns) = (Arc::clone(&over), Arc::clone(netns));
+            threads
+                .push(std::thread::spawn(move || http::follow(&netns, address, "/api/v1/transitions/stream", &over)));
+        }
+        Ok(Self { over, threads })
+    }
+
+    fn end(self) -> Result<()> {
+        self.over.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            match thread.join() {
+                Ok(ended) => ended.context("a reader")?,
+                Err(_) => bail!("a reader panicked"),
+            }
+        }
+        Ok(())
+    }
+}
