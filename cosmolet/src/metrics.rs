@@ -6,12 +6,13 @@
 pub mod catalogue;
 mod cluster;
 mod components;
+mod exposition;
 mod ports;
 mod process;
 mod vips;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
@@ -65,6 +66,10 @@ const STREAM_OUTCOMES: [&str; 2] = ["opened", "refused"];
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    book: Arc<Book>,
+    per_port: usize,
+    /// Of the last exposition, in bytes.
+    length: AtomicUsize,
     transitions: Family<TransitionLabels, Counter>,
     steps: Family<StepLabels, Counter>,
     events: Family<OutcomeLabels, Counter>,
@@ -88,6 +93,9 @@ impl Metrics {
         let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
         let mut metrics = Self {
             registry: Registry::with_prefix("cosmolet"),
+            book: Arc::clone(&book),
+            per_port,
+            length: AtomicUsize::default(),
             transitions: Family::default(),
             steps: Family::default(),
             events: Family::default(),
@@ -103,7 +111,6 @@ impl Metrics {
             connections_refused: Counter::default(),
         };
         let registry = &mut metrics.registry;
-        registry.register_collector(Box::new(vips::Vips::new(Arc::clone(&book), per_port)));
         registry.register_collector(Box::new(cluster::Cluster::new(Arc::clone(&book))));
         registry.register_collector(Box::new(components::Components::new(book)));
         registry.register_collector(Box::new(process::Process));
@@ -175,8 +182,14 @@ impl Metrics {
     /// # Errors
     /// A value cannot be written as text; never seen.
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
-        let mut text = String::new();
+        // As long as the last one, and a little more: growing it would copy it again and again.
+        let last = self.length.load(Ordering::Relaxed);
+        let mut text = String::with_capacity(last + last / 16);
         encode(&mut text, &self.registry)?;
+        text.truncate(text.strip_suffix(exposition::END).map_or(text.len(), str::len));
+        vips::encode(&self.book, self.per_port, &mut text)?;
+        text.push_str(exposition::END);
+        self.length.store(text.len(), Ordering::Relaxed);
         Ok(text)
     }
 

@@ -60,7 +60,8 @@ fn request(address: SocketAddr, path: &str, limit: Duration) -> Result<Reply> {
     let stream = ask(address, path, limit)?;
     let mut text = String::new();
     stream.take(MAX_REPLY).read_to_string(&mut text)?;
-    let (head, body) = text.split_once("\r\n\r\n").context("no end of the header")?;
-    let status = head.split_whitespace().nth(1).context("no status line")?.parse()?;
-    Ok(Reply { status, body: body.to_owned() })
+    let head = text.find("\r\n\r\n").context("no end of the header")?;
+    let status = text[..head].split_whitespace().nth(1).context("no status line")?.parse()?;
+    text.drain(..head + 4);
+    Ok(Reply { status, body: text })
 }

@@ -7,6 +7,7 @@ mod bgp;
 mod connections;
 pub mod explain;
 mod page;
+mod printer;
 pub mod status;
 mod transitions;
 pub mod troubles;
@@ -31,6 +32,7 @@ use crate::engine::types::{Timestamp, Vip};
 use crate::metrics::Metrics;
 use crate::questions::Asker;
 use explain::Explain;
+use printer::Printer;
 use status::{NodeStatus, Status};
 
 /// A control loop that has not turned for so long hangs: it turns at least once a second.
@@ -45,8 +47,15 @@ struct Shared {
     book: Arc<Book>,
     metrics: Arc<Metrics>,
     asker: Asker,
+    printer: Printer,
     /// One for each follower of decisions that there may be.
     streams: Arc<Semaphore>,
+}
+
+/// Where the daemon serves.
+pub struct Listener {
+    socket: TcpListener,
+    printer: Printer,
 }
 
 /// Why nobody can be served.
@@ -60,24 +69,30 @@ pub enum Error {
         /// The kernel's answer.
         source: std::io::Error,
     },
+    /// The process may have no more threads.
+    #[error("no thread for answers: {0}")]
+    Thread(#[source] std::io::Error),
 }
 
-/// Takes the listener's address.
+/// Takes the listener's address, and starts what makes long answers.
 ///
 /// # Errors
 /// [`Error::Bind`]
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })
+pub async fn bind(address: SocketAddr) -> Result<Listener, Error> {
+    let socket = TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })?;
+    Ok(Listener { socket, printer: Printer::start().map_err(Error::Thread)? })
 }
 
 /// Serves until the process ends.
 pub async fn serve(
-    listener: TcpListener,
+    listener: Listener,
     book: Arc<Book>,
     metrics: Arc<Metrics>,
     asker: Asker,
 ) -> std::convert::Infallible {
+    let Listener { socket, printer } = listener;
     let counted = Arc::clone(&metrics);
+    let streams = Arc::new(Semaphore::new(transitions::STREAMS));
     let router = Router::new()
         .route("/", get(page::index))
         .route("/page.css", get(page::style))
@@ -92,8 +107,8 @@ pub async fn serve(
         .route("/api/v1/explain/{vip}", get(explained))
         .route("/api/v1/transitions", get(transitions::remembered))
         .route("/api/v1/transitions/stream", get(transitions::stream))
-        .with_state(Shared { book, metrics, asker, streams: Arc::new(Semaphore::new(transitions::STREAMS)) });
-    connections::serve(listener, router, move || counted.connection_refused()).await
+        .with_state(Shared { book, metrics, asker, printer, streams });
+    connections::serve(socket, router, move || counted.connection_refused()).await
 }
 
 async fn livez(State(shared): State<Shared>) -> Response {
@@ -125,25 +140,24 @@ async fn readyz(State(shared): State<Shared>) -> Response {
 }
 
 async fn encode(State(shared): State<Shared>) -> Response {
-    // A scrape of ten thousand VIPs takes a while: it must not hold up the tasks of this thread.
-    let encoded = tokio::task::spawn_blocking(move || shared.metrics.encode()).await;
-    match encoded {
-        Ok(Ok(text)) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
-        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    let metrics = shared.metrics;
+    match shared.printer.print(move || metrics.encode()).await {
+        Some(Ok(text)) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+        Some(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
 async fn whole_status(State(shared): State<Shared>) -> Response {
-    json(move || serde_json::to_vec(&Status::of(&shared.book))).await
+    json(shared, |book| serde_json::to_vec(&Status::of(book))).await
 }
 
 async fn node(State(shared): State<Shared>) -> Response {
-    json(move || serde_json::to_vec(&NodeStatus::of(&shared.book))).await
+    json(shared, |book| serde_json::to_vec(&NodeStatus::of(book))).await
 }
 
 async fn advertised(State(shared): State<Shared>) -> Response {
-    json(move || serde_json::to_vec(&Advertised::of(&shared.book))).await
+    json(shared, |book| serde_json::to_vec(&Advertised::of(book))).await
 }
 
 async fn explained(State(shared): State<Shared>, Path(vip): Path<String>) -> Response {
@@ -151,7 +165,9 @@ async fn explained(State(shared): State<Shared>, Path(vip): Path<String>) -> Res
         return (StatusCode::BAD_REQUEST, format!("{vip:?} is no IP address\n")).into_response();
     };
     match tokio::time::timeout(ANSWERS_WITHIN, shared.asker.explain(Vip::new(address))).await {
-        Ok(Some(Some(explanation))) => json(move || serde_json::to_vec(&Explain::of(&shared.book, explanation))).await,
+        Ok(Some(Some(explanation))) => {
+            json(shared, move |book| serde_json::to_vec(&Explain::of(book, explanation))).await
+        }
         Ok(Some(None)) => {
             let text = format!("{address}: no Service of this node names it, and cosmolet has not put it anywhere\n");
             (StatusCode::NOT_FOUND, text).into_response()
@@ -167,10 +183,11 @@ fn since_1970(book: &Book, at: Timestamp) -> f64 {
     status::seconds(book.time_of_day(at).duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
-async fn json(make: impl FnOnce() -> serde_json::Result<Vec<u8>> + Send + 'static) -> Response {
-    match tokio::task::spawn_blocking(make).await {
-        Ok(Ok(json)) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
-        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+async fn json(shared: Shared, make: impl FnOnce(&Book) -> serde_json::Result<Vec<u8>> + Send + 'static) -> Response {
+    let book = shared.book;
+    match shared.printer.print(move || make(&book)).await {
+        Some(Ok(json)) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Some(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

@@ -37,9 +37,9 @@ pub(super) struct Wanted {
 }
 
 pub(super) async fn remembered(State(shared): State<Shared>) -> Response {
-    json(move || {
-        let (last, _) = shared.book.follow();
-        let rows: Vec<_> = last.iter().map(|transition| transition_row(&shared.book, transition)).collect();
+    json(shared, |book| {
+        let (last, _) = book.follow();
+        let rows: Vec<_> = last.iter().map(|transition| transition_row(book, transition)).collect();
         serde_json::to_vec(&rows)
     })
     .await

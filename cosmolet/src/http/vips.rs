@@ -59,7 +59,7 @@ pub(super) struct Asked {
 }
 
 pub(super) async fn list(State(shared): State<Shared>, Query(asked): Query<Asked>) -> Response {
-    json(move || serde_json::to_vec(&Vips::after(&shared.book, asked.after))).await
+    json(shared, move |book| serde_json::to_vec(&Vips::after(book, asked.after))).await
 }
 
 impl Vips {

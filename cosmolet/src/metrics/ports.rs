@@ -4,15 +4,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Error;
 
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::registry::Unit;
-
+use super::exposition::{Family, Type, labels};
 use super::vips::{Rows, identity};
 use crate::book::{PortTraffic, Row};
 use crate::engine::event::LATENCY_BUCKETS;
-use crate::engine::status::ClaimStatus;
 use crate::engine::types::Vip;
 
 /// The port and the protocol of those that have no series of their own.
@@ -20,20 +15,8 @@ const OTHER: &str = "other";
 
 /// One series of every family: a port, or all the others of one Service.
 struct Counted<'a> {
-    claim: Option<&'a ClaimStatus>,
-    vip: Vip,
-    address: String,
-    port: Cow<'static, str>,
-    protocol: &'static str,
+    labels: String,
     traffic: Cow<'a, PortTraffic>,
-}
-
-impl Counted<'_> {
-    fn labels(&self) -> Vec<(&'static str, &str)> {
-        let mut labels = identity(self.claim, self.vip, &self.address).to_vec();
-        labels.extend([("port", &*self.port), ("protocol", self.protocol)]);
-        labels
-    }
 }
 
 /// Every VIP's first `limit` ports, and the sum of its others for each Service. What a port has counted moves to the sum when
@@ -43,21 +26,16 @@ fn counted(rows: &Rows, limit: usize) -> Vec<Counted<'_>> {
 }
 
 fn of_vip(vip: Vip, row: &Row, limit: usize) -> Vec<Counted<'_>> {
-    let address = vip.to_string();
     let mut counted: Vec<Counted<'_>> = Vec::with_capacity(row.traffic.len().min(limit.saturating_add(1)));
     let mut others: BTreeMap<Option<&str>, usize> = BTreeMap::new();
     for (index, (port, traffic)) in row.traffic.iter().enumerate() {
         let claim = row.claim(*port);
-        let mut series = Counted {
-            claim,
-            vip,
-            address: address.clone(),
-            port: Cow::Owned(port.number.to_string()),
-            protocol: port.protocol.as_str(),
-            traffic: Cow::Borrowed(traffic),
+        let own = |number: &str, protocol| {
+            format!("{},{}", identity(claim, vip), labels(&[("port", number), ("protocol", protocol)]))
         };
         if index < limit {
-            counted.push(series);
+            let labels = own(&port.number.to_string(), port.protocol.as_str());
+            counted.push(Counted { labels, traffic: Cow::Borrowed(traffic) });
             continue;
         }
         let service = claim.map(|claim| claim.service.name.as_ref());
@@ -68,9 +46,8 @@ fn of_vip(vip: Vip, row: &Row, limit: usize) -> Vec<Counted<'_>> {
                 sum.handshakes = sum.handshakes.plus(&traffic.handshakes);
             }
             None => {
-                (series.port, series.protocol) = (Cow::Borrowed(OTHER), OTHER);
                 others.insert(service, counted.len());
-                counted.push(series);
+                counted.push(Counted { labels: own(OTHER, OTHER), traffic: Cow::Borrowed(traffic) });
             }
         }
     }
@@ -78,70 +55,65 @@ fn of_vip(vip: Vip, row: &Row, limit: usize) -> Vec<Counted<'_>> {
 }
 
 /// One counter of a port: its extra label, if it has one, and its value.
-type Part = (Option<(&'static str, &'static str)>, fn(&PortTraffic) -> u64);
+type Part = (&'static [(&'static str, &'static str)], fn(&PortTraffic) -> u64);
 
 /// Writes all families of ports.
-pub(super) fn encode(rows: &Rows, limit: usize, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+pub(super) fn encode(rows: &Rows, limit: usize, text: &mut String) -> Result<(), Error> {
     let ports = counted(rows, limit);
-    packets(&ports, encoder)?;
-    followed(&ports, encoder)?;
-    latency(&ports, encoder)
+    packets(&ports, text)?;
+    followed(&ports, text)?;
+    latency(&ports, text)
 }
 
-fn packets(ports: &[Counted<'_>], encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
-    let direction = |direction| Some(("direction", direction));
-    let by = |by| Some(("by", by));
-    let packets: [Part; 2] = [(direction("in"), |p| p.total.packets_in), (direction("out"), |p| p.total.packets_out)];
-    counter(ports, encoder, "vip_packets", "Packets seen on the uplinks", None, &packets)?;
-    let bytes: [Part; 2] = [(direction("in"), |p| p.total.bytes_in), (direction("out"), |p| p.total.bytes_out)];
+fn packets(ports: &[Counted<'_>], text: &mut String) -> Result<(), Error> {
+    let packets: [Part; 2] =
+        [(&[("direction", "in")], |p| p.total.packets_in), (&[("direction", "out")], |p| p.total.packets_out)];
+    counter(ports, text, "vip_packets", "Packets seen on the uplinks", None, &packets)?;
+    let bytes: [Part; 2] =
+        [(&[("direction", "in")], |p| p.total.bytes_in), (&[("direction", "out")], |p| p.total.bytes_out)];
     counter(
         ports,
-        encoder,
+        text,
         "vip_traffic",
         "Bytes seen on the uplinks, from the network header on",
-        Some(&Unit::Bytes),
+        Some("bytes"),
         &bytes,
     )?;
-    counter(ports, encoder, "vip_syn", "SYN from clients", None, &[(None, |p| p.total.syn)])?;
-    let syn_ack: [Part; 2] = [(by("backend"), |p| p.total.syn_ack), (by("host"), |p| p.total.syn_ack_host)];
-    counter(ports, encoder, "vip_syn_ack", "SYN-ACK to clients, by who made it", None, &syn_ack)?;
-    counter(ports, encoder, "vip_handshakes", "TCP handshakes completed", None, &[(None, |p| p.total.completed)])?;
-    counter(ports, encoder, "vip_fin", "FIN in either direction", None, &[(None, |p| p.total.fin)])?;
+    counter(ports, text, "vip_syn", "SYN from clients", None, &[(&[], |p| p.total.syn)])?;
+    let syn_ack: [Part; 2] =
+        [(&[("by", "backend")], |p| p.total.syn_ack), (&[("by", "host")], |p| p.total.syn_ack_host)];
+    counter(ports, text, "vip_syn_ack", "SYN-ACK to clients, by who made it", None, &syn_ack)?;
+    counter(ports, text, "vip_handshakes", "TCP handshakes completed", None, &[(&[], |p| p.total.completed)])?;
+    counter(ports, text, "vip_fin", "FIN in either direction", None, &[(&[], |p| p.total.fin)])?;
     let resets: [Part; 3] = [
-        (by("client"), |p| p.total.rst_client),
-        (by("backend"), |p| p.total.rst_backend),
-        (by("host"), |p| p.total.rst_host),
+        (&[("by", "client")], |p| p.total.rst_client),
+        (&[("by", "backend")], |p| p.total.rst_backend),
+        (&[("by", "host")], |p| p.total.rst_host),
     ];
-    counter(ports, encoder, "vip_resets", "RST, by who made it", None, &resets)?;
-    let late: [Part; 2] =
-        [(by("client"), |p| p.total.rst_after_data_client), (by("backend"), |p| p.total.rst_after_data_backend)];
-    counter(ports, encoder, "vip_late_resets", "RST within established connections, by who made it", None, &late)?;
-    let repeated: [Part; 1] = [(None, |p| p.total.syn_retransmitted)];
-    counter(ports, encoder, "vip_syn_retransmitted", "SYN that repeat a followed one", None, &repeated)?;
+    counter(ports, text, "vip_resets", "RST, by who made it", None, &resets)?;
+    let late: [Part; 2] = [
+        (&[("by", "client")], |p| p.total.rst_after_data_client),
+        (&[("by", "backend")], |p| p.total.rst_after_data_backend),
+    ];
+    counter(ports, text, "vip_late_resets", "RST within established connections, by who made it", None, &late)?;
+    let repeated: [Part; 1] = [(&[], |p| p.total.syn_retransmitted)];
+    counter(ports, text, "vip_syn_retransmitted", "SYN that repeat a followed one", None, &repeated)?;
     let unreachable: [Part; 2] =
-        [(by("backend"), |p| p.total.unreachable_backend), (by("host"), |p| p.total.unreachable_host)];
-    counter(ports, encoder, "vip_unreachable", "ICMP unreachable to clients, by who made it", None, &unreachable)?;
+        [(&[("by", "backend")], |p| p.total.unreachable_backend), (&[("by", "host")], |p| p.total.unreachable_host)];
+    counter(ports, text, "vip_unreachable", "ICMP unreachable to clients, by who made it", None, &unreachable)?;
     Ok(())
 }
 
-fn followed(ports: &[Counted<'_>], encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
-    let outcome = |outcome| Some(("outcome", outcome));
+fn followed(ports: &[Counted<'_>], text: &mut String) -> Result<(), Error> {
     let outcomes: [Part; 4] = [
-        (outcome("completed"), |p| p.handshakes.completed),
-        (outcome("refused_backend"), |p| p.handshakes.refused_backend),
-        (outcome("refused_host"), |p| p.handshakes.refused_host),
-        (outcome("timed_out"), |p| p.handshakes.timed_out),
+        (&[("outcome", "completed")], |p| p.handshakes.completed),
+        (&[("outcome", "refused_backend")], |p| p.handshakes.refused_backend),
+        (&[("outcome", "refused_host")], |p| p.handshakes.refused_host),
+        (&[("outcome", "timed_out")], |p| p.handshakes.timed_out),
     ];
-    counter(ports, encoder, "vip_followed", "Followed handshakes, by what became of them", None, &outcomes)?;
-    let unseen: [Part; 1] = [(None, |p| p.handshakes.unseen_answers)];
-    counter(
-        ports,
-        encoder,
-        "vip_unseen_answers",
-        "Followed handshakes completed by an answer not seen",
-        None,
-        &unseen,
-    )?;
+    counter(ports, text, "vip_followed", "Followed handshakes, by what became of them", None, &outcomes)?;
+    let unseen: [Part; 1] = [(&[], |p| p.handshakes.unseen_answers)];
+    counter(ports, text, "vip_unseen_answers", "Followed handshakes completed by an answer not seen", None, &unseen)?;
     Ok(())
 }
 
@@ -149,19 +121,15 @@ fn followed(ports: &[Counted<'_>], encoder: &mut DescriptorEncoder<'_>) -> Resul
 const LATENCY_ENDS: [u32; 7] = [8, 10, 12, 14, 16, 18, 20];
 
 /// Only for ports that have something to tell: a series for each bucket is a lot.
-fn latency(ports: &[Counted<'_>], encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+fn latency(ports: &[Counted<'_>], text: &mut String) -> Result<(), Error> {
     let help = "Time from SYN to SYN-ACK of followed handshakes, at the uplink";
-    let mut family = encoder.encode_descriptor("vip_handshake", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    let mut family = Family::begin(text, "vip_handshake", Type::Histogram, Some("seconds"), help)?;
     for port in ports {
         let handshakes = &port.traffic.handshakes;
-        let seen: u64 = handshakes.latency.iter().copied().map(u64::from).sum();
-        if seen == 0 {
-            continue;
+        if handshakes.latency.iter().any(|count| *count > 0) {
+            let (sum, buckets) = (handshakes.latency_micros as f64 / 1e6, latency_buckets(&handshakes.latency));
+            family.histogram(&port.labels, sum, &buckets)?;
         }
-        let (sum, buckets) = (handshakes.latency_micros as f64 / 1e6, latency_buckets(&handshakes.latency));
-        let labels = port.labels();
-        let mut series = family.encode_family(&labels)?;
-        series.encode_histogram::<[(&str, &str); 0]>(sum, seen, &buckets, None)?;
     }
     Ok(())
 }
@@ -181,20 +149,16 @@ fn latency_buckets(latency: &[u32; LATENCY_BUCKETS]) -> Vec<(f64, u64)> {
 
 fn counter(
     ports: &[Counted<'_>],
-    encoder: &mut DescriptorEncoder<'_>,
+    text: &mut String,
     name: &str,
     help: &str,
-    unit: Option<&Unit>,
+    unit: Option<&str>,
     parts: &[Part],
 ) -> Result<(), Error> {
-    let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
+    let mut family = Family::begin(text, name, Type::Counter, unit, help)?;
     for port in ports {
-        let mut labels = port.labels();
-        let of_port = labels.len();
-        for (extra, value) in parts {
-            labels.truncate(of_port);
-            labels.extend(extra);
-            ConstCounter::new(value(&port.traffic)).encode(family.encode_family(&labels)?)?;
+        for (more, value) in parts {
+            family.sample(&port.labels, more, value(&port.traffic))?;
         }
     }
     Ok(())
@@ -235,11 +199,13 @@ mod tests {
         };
         let told = |limit| {
             let ports = of_vip(vip, &row, limit);
-            ports.iter().map(|one| (one.port.to_string(), one.protocol, one.traffic.total.syn)).collect::<Vec<_>>()
+            let own = |one: &Counted<'_>| one.labels.split_once("family=\"ipv4\",").map(|(_, own)| own.to_owned());
+            ports.iter().map(|one| (own(one).unwrap_or_default(), one.traffic.total.syn)).collect::<Vec<_>>()
         };
-        let named = |number: u16, syn| (number.to_string(), "tcp", syn);
+        let named = |number: u16, syn| (format!("port=\"{number}\",protocol=\"tcp\""), syn);
+        let other = |syn| ("port=\"other\",protocol=\"other\"".to_owned(), syn);
         assert_eq!(told(4), [named(80, 1), named(81, 2), named(82, 4), named(83, 8)]);
-        assert_eq!(told(2), [named(80, 1), named(81, 2), ("other".to_owned(), "other", 12)]);
-        assert_eq!(told(0), [("other".to_owned(), "other", 15)]);
+        assert_eq!(told(2), [named(80, 1), named(81, 2), other(12)]);
+        assert_eq!(told(0), [other(15)]);
     }
 }

@@ -172,3 +172,11 @@ fn colours_are_left_out_where_they_are_not_wanted() {
     };
     assert!(drawn(true) && !drawn(false));
 }
+
+#[test]
+fn a_long_line_of_a_story_is_broken_at_blanks() {
+    let wrapped = view::wrapped("  held by BudgetSpent: its traffic has withdrawn it too often", 30);
+    assert_eq!(wrapped, ["  held by BudgetSpent: its ", "      traffic has withdrawn it ", "      too often"]);
+    assert_eq!(view::wrapped("short", 30), ["short"]);
+    assert_eq!(view::wrapped("", 30), [""]);
+}

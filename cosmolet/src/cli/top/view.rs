@@ -157,12 +157,30 @@ fn rate(a_second: f64) -> String {
 fn story(frame: &mut Frame<'_>, app: &mut App, area: Rect) {
     let Screen::Story(vip) = app.screen else { return };
     let text = app.story.as_deref().map_or_else(|| format!("{vip}: asking …"), str::to_owned);
-    let lines: Vec<Words<'_>> = text.lines().map(|line| Words::from(line.to_owned())).collect();
+    let wrapped = text.lines().flat_map(|line| wrapped(line, usize::from(area.width)));
+    let lines: Vec<Words<'_>> = wrapped.map(Words::from).collect();
     let room = usize::from(area.height);
     app.scrolled = app.scrolled.min(lines.len().saturating_sub(room));
     app.room = room;
     let shown: Vec<_> = lines.into_iter().skip(app.scrolled).take(room).collect();
     frame.render_widget(Paragraph::new(shown), area);
+}
+
+/// A line in as many as it takes, broken at blanks; those that follow stand further in than it begins.
+pub(super) fn wrapped(line: &str, width: usize) -> Vec<String> {
+    let indent = line.chars().take_while(|c| *c == ' ').count() + 4;
+    let mut lines = vec![String::new()];
+    for word in line.split_inclusive(' ') {
+        let (length, room) = (word.trim_end().chars().count(), width.max(indent + 20));
+        if let Some(last) = lines.last_mut() {
+            if last.trim().is_empty() || last.chars().count() + length <= room {
+                last.push_str(word);
+            } else {
+                lines.push(format!("{:indent$}{word}", ""));
+            }
+        }
+    }
+    lines
 }
 
 fn foot(app: &App) -> String {
