@@ -15,7 +15,7 @@ use cosmolet::args::{Args, kubectl::Plugin};
 use cosmolet::config::Config;
 use cosmolet::metrics::catalogue::METRICS;
 use cosmolet_tests::Lab;
-use cosmolet_tests::api_server::{ApiServer, Place, User, kube_program};
+use cosmolet_tests::api_server::{ApiServer, KUBE_VERSION, Place, User, kube_program};
 use cosmolet_tests::cluster::Helm;
 use cosmolet_tests::fabric::{Fabric, Mode, NodeSpec};
 use cosmolet_tests::markdown::{Block, all_blocks, pages, root};
@@ -117,7 +117,7 @@ fn objects(text: &str) -> Result<Vec<Value>> {
     serde_yaml_ng::Deserializer::from_str(text).map(|document| Ok(Value::deserialize(document)?)).collect()
 }
 
-/// What a real API server says of Kubernetes' own objects is in the suite `sources`; others' are looked at only.
+/// Kubernetes' own objects are shown to a real API server below; others' are looked at only.
 #[test]
 fn quick_objects_have_a_kind_and_a_name() -> Result<()> {
     for kind in ["yaml kubernetes", "yaml kustomize", "yaml argocd", "yaml flux"] {
@@ -133,29 +133,28 @@ fn quick_objects_have_a_kind_and_a_name() -> Result<()> {
     Ok(())
 }
 
-/// Values in others' objects are the chart's too.
+/// Values in others' objects are the chart's too, for both helms that Argo CD and Flux may have.
 #[test]
 fn quick_what_argo_and_flux_give_to_the_chart_is_the_charts() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let blocks = [of_kind("yaml argocd")?, of_kind("yaml flux")?].concat();
-    each(
-        blocks,
-        |block| block.at.clone(),
-        |block| {
-            for object in objects(&block.text)? {
-                for values in [&object["spec"]["source"]["helm"]["valuesObject"], &object["spec"]["values"]] {
-                    if values.is_null() {
-                        continue;
-                    }
-                    let file = written(folder.path(), "values.json", &values.to_string())?;
-                    let mut helm = Command::new(Helm::V4.program()?);
-                    helm.current_dir(root()).args(["template", "cosmolet", "charts/cosmolet", "-f"]).arg(file);
-                    succeeds(&mut helm)?;
+    let mut found = 0;
+    for block in [of_kind("yaml argocd")?, of_kind("yaml flux")?].concat() {
+        for object in objects(&block.text)? {
+            let both = [&object["spec"]["source"]["helm"]["valuesObject"], &object["spec"]["values"]];
+            for values in both.into_iter().filter(|values| values.is_object()) {
+                found += 1;
+                let file = written(folder.path(), "values.json", &values.to_string())?;
+                for which in [Helm::V4, Helm::V3] {
+                    let mut helm = Command::new(which.program()?);
+                    helm.current_dir(root()).args(["template", "cosmolet", "charts/cosmolet", "--kube-version"]);
+                    helm.args([KUBE_VERSION, "-f"]).arg(&file);
+                    succeeds(&mut helm).with_context(|| block.at.clone())?;
                 }
             }
-            Ok(())
-        },
-    )
+        }
+    }
+    ensure!(found >= 2, "only {found} of them have values");
+    Ok(())
 }
 
 #[test]

@@ -3,12 +3,10 @@
 
 #![allow(missing_docs, reason = "a suite")]
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use cosmolet::config::Config;
-use cosmolet_tests::api_server::KUBE_VERSION;
 use cosmolet_tests::cluster::{Helm, RELEASE};
 use cosmolet_tests::packaging::{
     ALL, GIDS, VALUE_SETS, documents, ensure_current, file, helm, read, rendered, template,
@@ -17,7 +15,6 @@ use serde_json::Value;
 
 const BOTH: [Helm; 2] = [Helm::V4, Helm::V3];
 const CHART: &str = "charts/cosmolet";
-const RENDER: [&str; 5] = ["template", "cosmolet", CHART, "--kube-version", KUBE_VERSION];
 
 fn of_kind<'a>(documents: &'a [Value], kind: &str) -> Result<&'a Value> {
     documents.iter().find(|value| value["kind"] == kind).with_context(|| format!("no {kind} was rendered"))
@@ -219,33 +216,6 @@ fn quick_the_plain_manifests_are_the_charts() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn quick_the_documents_snippets_are_yaml_with_the_charts_values() -> Result<()> {
-    let text = read("docs/gitops.md")?;
-    let snippets: Vec<&str> =
-        text.split("```yaml\n").skip(1).filter_map(|rest| rest.split_once("```").map(|(yaml, _)| yaml)).collect();
-    let mut values = 0;
-    for snippet in snippets {
-        for document in documents(snippet)? {
-            ensure!(document["apiVersion"].is_string() && document["kind"].is_string(), "no object: {snippet}");
-            let found = [&document["spec"]["source"]["helm"]["valuesObject"], &document["spec"]["values"]];
-            for given in found.into_iter().filter(|given| given.is_object()) {
-                let file = tempfile::NamedTempFile::new()?;
-                fs::write(file.path(), given.to_string())?;
-                let path = file.path().display().to_string();
-                for which in BOTH {
-                    let answer = helm(which, &[&RENDER[..], &["--values", &path]].concat(), &[])?;
-                    ensure!(answer.is_ok(), "{answer:?}");
-                }
-                values += 1;
-            }
-        }
-    }
-    ensure!(values >= 2, "Argo CD's and Flux' values were not found");
-    Ok(())
-}
-
-/// The PrometheusRule is the rule file, with runbooks where the values say, and rules of one's own beside it.
 #[test]
 fn quick_the_rule_file_becomes_a_prometheus_rule() -> Result<()> {
     let file: Value = serde_yaml_ng::from_str(&read(&format!("{CHART}/rules/cosmolet.yaml"))?)?;

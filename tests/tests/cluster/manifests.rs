@@ -4,6 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use cosmolet_tests::cluster::{Guard, Helm, shared};
+use cosmolet_tests::markdown;
 use cosmolet_tests::packaging::{OPERATORS, VALUE_SETS, documents, embedded, file, read, rendered_as};
 use serde_json::{Value, json};
 
@@ -70,9 +71,8 @@ fn kustomize_builds_the_base_and_an_overlay() -> Result<()> {
     for name in ["cosmolet.yaml", "kustomization.yaml"] {
         fs::copy(file("deploy").join(name), folder.path().join("base").join(name))?;
     }
-    let text = read("docs/install.md")?;
-    let snippet = text.split("```yaml\n").filter_map(|rest| rest.split_once("```")).map(|(yaml, _)| yaml);
-    let overlay = snippet.into_iter().find(|yaml| yaml.contains("kind: Kustomization")).context("no overlay")?;
+    let mut snippets = markdown::blocks("docs/install.md", &read("docs/install.md")?)?.into_iter();
+    let overlay = snippets.find(|block| block.kind == "yaml kustomize").context("no overlay")?.text;
     let remote = "https://github.com/platformbuilds/cosmolet//deploy?ref=main";
     ensure!(overlay.contains(remote), "{overlay}");
     fs::create_dir(folder.path().join("overlay"))?;

@@ -112,7 +112,7 @@ fn metrics(stage: &Stage) -> Result<()> {
         format!("cosmolet_vip_syn_ack_total{{{port},by=\"backend\"}}"),
         format!("cosmolet_vip_followed_total{{{port},outcome=\"completed\"}}"),
         format!("cosmolet_vip_handshake_seconds_count{{{port}}}"),
-        format!("cosmolet_vip_handshake_seconds_bucket{{le=\"+Inf\",{port}}}"),
+        format!("cosmolet_vip_handshake_seconds_bucket{{{port},le=\"+Inf\"}}"),
         format!("cosmolet_vip_endpoints_ready{{{web}}}"),
         "cosmolet_reaction_seconds_count".to_owned(),
         "cosmolet_stage_seconds_count{stage=\"wait\"}".to_owned(),
