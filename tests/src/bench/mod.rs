@@ -165,7 +165,7 @@ pub const ENTRIES: [Entry; 22] = [
     Entry {
         name: "looked-at",
         about: "the share while a Prometheus, a status page, `status --watch` and ten followers look, over the same while nobody does",
-        rounds: [320, 64],
+        rounds: [1280, 64],
         run: view::while_looked_at,
     },
     Entry {
