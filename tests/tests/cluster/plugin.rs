@@ -154,7 +154,7 @@ fn drained(cluster: &Guard, plugin: &Plugin<'_>, workload: &Workload) -> Result<
 /// A daemon that does not answer costs its own line.
 fn silent(cluster: &Guard, plugin: &Plugin<'_>) -> Result<()> {
     let paused = Paused::new(cluster.daemon_process(BOTH[1])?)?;
-    let done = plugin.run(&["status", "--patience", "2"])?.ensure(3, &["! node2: its daemon did not answer in 2s"])?;
+    let done = plugin.run(&["status", "--patience", "5"])?.ensure(3, &["! node2: its daemon did not answer in 5s"])?;
     ensure!(done.out.lines().any(|line| line.starts_with("node2") && line.contains("no answer")), "{}", done.out);
     ensure!(done.out.lines().any(|line| line.starts_with("node1") && line.contains("sessions up")), "{}", done.out);
     drop(paused);
