@@ -69,6 +69,10 @@ fn each_block(kind: &str, check: impl Fn(&Block) -> Result<()>) -> Result<()> {
     each(of_kind(kind)?, |block| block.at.clone(), check)
 }
 
+fn each_call(calls: Vec<Call>, check: impl Fn(&Call) -> Result<()>) -> Result<()> {
+    each(calls, |call| call.at.clone(), check)
+}
+
 fn succeeds(command: &mut Command) -> Result<String> {
     let done = command.output().with_context(|| format!("starting {:?}", command.get_program()))?;
     let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
@@ -272,16 +276,12 @@ fn all_calls() -> Result<Vec<Call>> {
 fn quick_a_shell_reads_every_command() -> Result<()> {
     each_block("sh", |block| succeeds(Command::new("bash").args(["-n", "-c", &block.text])).map(drop))?;
     let known = ["cosmolet", "kubectl", "helm", "cargo", "vtysh", "promtool"];
-    each(
-        all_calls()?,
-        |call| call.at.clone(),
-        |call| {
-            let program = &call.words[0];
-            let is_known = known.contains(&program.as_str()) || TOOLS.contains(&program.as_str());
-            ensure!(is_known, "{program:?} is no program that pages call: {:?}", call.words);
-            Ok(())
-        },
-    )
+    each_call(all_calls()?, |call| {
+        let program = &call.words[0];
+        let is_known = known.contains(&program.as_str()) || TOOLS.contains(&program.as_str());
+        ensure!(is_known, "{program:?} is no program that pages call: {:?}", call.words);
+        Ok(())
+    })
 }
 
 /// As typed, with an address for `VIP`.
@@ -305,23 +305,19 @@ fn parses<P: Parser + CommandFactory>(words: &[String]) -> Result<()> {
 
 #[test]
 fn quick_cosmolets_commands_are_its_own() -> Result<()> {
-    each(
-        all_calls()?,
-        |call| call.at.clone(),
-        |call| {
-            let words: Vec<&str> = call.words.iter().map(String::as_str).collect();
-            // In a pod or on another machine: what stands behind `--` or the node's name.
-            let inner = words
-                .iter()
-                .position(|word| *word == "cosmolet")
-                .filter(|at| *at == 0 || words[at - 1] == "--" || words[0] == "ssh");
-            match (words[0], inner) {
-                ("kubectl", _) if words[1] == "cosmolet" => parses::<Plugin>(&call.words[1..]),
-                (_, Some(at)) => parses::<Args>(&call.words[at..]),
-                _ => Ok(()),
-            }
-        },
-    )
+    each_call(all_calls()?, |call| {
+        let words: Vec<&str> = call.words.iter().map(String::as_str).collect();
+        // In a pod or on another machine: what stands behind `--` or the node's name.
+        let inner = words
+            .iter()
+            .position(|word| *word == "cosmolet")
+            .filter(|at| *at == 0 || words[at - 1] == "--" || words[0] == "ssh");
+        match (words[0], inner) {
+            ("kubectl", _) if words[1] == "cosmolet" => parses::<Plugin>(&call.words[1..]),
+            (_, Some(at)) => parses::<Args>(&call.words[at..]),
+            _ => Ok(()),
+        }
+    })
 }
 
 /// With `--help` behind them they do nothing, but every word before it is read.
@@ -329,28 +325,24 @@ fn quick_cosmolets_commands_are_its_own() -> Result<()> {
 fn helm_kubectl_and_cargo_know_their_commands() -> Result<()> {
     let xtask = std::env::current_exe()?;
     let xtask = xtask.parent().and_then(Path::parent).context("no target folder")?.join("xtask");
-    each(
-        all_calls()?,
-        |call| call.at.clone(),
-        |call| {
-            let words: Vec<&str> = call.words.iter().map(String::as_str).collect();
-            let rest = words.iter().skip(1).take_while(|word| **word != "--").copied();
-            let (program, args): (PathBuf, Vec<&str>) = match words.as_slice() {
-                ["kubectl", "cosmolet", ..] => return Ok(()),
-                ["helm", ..] => (Helm::V4.program()?, rest.collect()),
-                ["kubectl", ..] => (kube_program("kubectl")?, rest.collect()),
-                ["cargo", "xtask", ..] => (xtask.clone(), rest.skip(1).collect()),
-                _ => return Ok(()),
-            };
-            let said = succeeds(Command::new(&program).args(&args).arg("--help"))?;
-            // An unknown command of kubectl or helm shows the help of the whole; a known one shows its own.
-            let is_value = |at: usize| at > 0 && ["-n", "--namespace"].contains(&args[at - 1]);
-            let verb = args.iter().enumerate().find(|(at, word)| !word.starts_with('-') && !is_value(*at));
-            let verb = verb.map(|(_, word)| *word).unwrap_or_default();
-            ensure!(said.contains(&format!("{verb} ")), "{verb:?} is unknown: {words:?}");
-            Ok(())
-        },
-    )
+    each_call(all_calls()?, |call| {
+        let words: Vec<&str> = call.words.iter().map(String::as_str).collect();
+        let rest = words.iter().skip(1).take_while(|word| **word != "--").copied();
+        let (program, args): (PathBuf, Vec<&str>) = match words.as_slice() {
+            ["kubectl", "cosmolet", ..] => return Ok(()),
+            ["helm", ..] => (Helm::V4.program()?, rest.collect()),
+            ["kubectl", ..] => (kube_program("kubectl")?, rest.collect()),
+            ["cargo", "xtask", ..] => (xtask.clone(), rest.skip(1).collect()),
+            _ => return Ok(()),
+        };
+        let said = succeeds(Command::new(&program).args(&args).arg("--help"))?;
+        // An unknown command of kubectl or helm shows the help of the whole; a known one shows its own.
+        let is_value = |at: usize| at > 0 && ["-n", "--namespace"].contains(&args[at - 1]);
+        let verb = args.iter().enumerate().find(|(at, word)| !word.starts_with('-') && !is_value(*at));
+        let verb = verb.map(|(_, word)| *word).unwrap_or_default();
+        ensure!(said.contains(&format!("{verb} ")), "{verb:?} is unknown: {words:?}");
+        Ok(())
+    })
 }
 
 /// What is installed is what the chart's values allow; `values.yaml` is the page's own.
@@ -363,26 +355,22 @@ fn quick_helm_renders_what_pages_install() -> Result<()> {
     let installs: Vec<Call> = all_calls()?.into_iter().filter(ours).collect();
     ensure!(installs.len() > 2, "only {} installations", installs.len());
     let values = of_kind("yaml values")?;
-    each(
-        installs,
-        |call| call.at.clone(),
-        |call| {
-            let folder = tempfile::tempdir()?;
-            symlink(root().join("charts"), folder.path().join("charts"))?;
-            let page = call.at.split(':').next().unwrap_or_default();
-            if let Some(block) = values.iter().find(|block| block.at.starts_with(page)) {
-                written(folder.path(), "values.yaml", &block.text)?;
-            }
-            let only_installing = ["--create-namespace", "--reuse-values", "--install", "--wait"];
-            let args = call.words[2..].iter().filter(|word| !only_installing.contains(&word.as_str()));
-            let mut helm = Command::new(Helm::V4.program()?);
-            helm.current_dir(folder.path()).arg("template").args(args);
-            if !call.words.iter().any(|word| word.contains("vtyGids") || word == "--values") {
-                helm.args(["--set", GIDS]);
-            }
-            succeeds(&mut helm).map(drop)
-        },
-    )
+    each_call(installs, |call| {
+        let folder = tempfile::tempdir()?;
+        symlink(root().join("charts"), folder.path().join("charts"))?;
+        let page = call.at.split(':').next().unwrap_or_default();
+        if let Some(block) = values.iter().find(|block| block.at.starts_with(page)) {
+            written(folder.path(), "values.yaml", &block.text)?;
+        }
+        let only_installing = ["--create-namespace", "--reuse-values", "--install", "--wait"];
+        let args = call.words[2..].iter().filter(|word| !only_installing.contains(&word.as_str()));
+        let mut helm = Command::new(Helm::V4.program()?);
+        helm.current_dir(folder.path()).arg("template").args(args);
+        if !call.words.iter().any(|word| word.contains("vtyGids") || word == "--values") {
+            helm.args(["--set", GIDS]);
+        }
+        succeeds(&mut helm).map(drop)
+    })
 }
 
 /// Objects of Kubernetes itself, by a real API server, which knows every field.
@@ -411,30 +399,24 @@ fn vtysh_knows_every_command() -> Result<()> {
     let node = &fabric.nodes[0];
     let calls: Vec<Call> = all_calls()?.into_iter().filter(|call| call.words[0] == "vtysh").collect();
     ensure!(calls.len() > 10, "only {} calls of vtysh", calls.len());
-    each(
-        calls,
-        |call| call.at.clone(),
-        |call| {
-            let mut vtysh = node.netns.command("vtysh");
-            vtysh.arg("--vty_socket").arg(node.frr.directory());
-            for word in call.words[1..].iter().filter(|word| *word != "write memory") {
-                vtysh.arg(word.replace("PEER", "10.1.1.1"));
-            }
-            if call.words.iter().all(|word| word != "-c")
-                || call.words.last().is_some_and(|word| word == "write memory")
-            {
-                // It would write the host's file.
-                return Ok(());
-            }
-            // What it answers is the lab's: a daemon that does not run, a route that is not there.
-            let done = vtysh.output()?;
-            let said = [done.stdout, done.stderr].concat();
-            let said = String::from_utf8_lossy(&said);
-            let unknown = ["Unknown command", "Command incomplete", "Ambiguous command"];
-            ensure!(!unknown.iter().any(|words| said.contains(words)), "{said}");
-            Ok(())
-        },
-    )
+    each_call(calls, |call| {
+        let mut vtysh = node.netns.command("vtysh");
+        vtysh.arg("--vty_socket").arg(node.frr.directory());
+        for word in call.words[1..].iter().filter(|word| *word != "write memory") {
+            vtysh.arg(word.replace("PEER", "10.1.1.1"));
+        }
+        if call.words.iter().all(|word| word != "-c") || call.words.last().is_some_and(|word| word == "write memory") {
+            // It would write the host's file.
+            return Ok(());
+        }
+        // What it answers is the lab's: a daemon that does not run, a route that is not there.
+        let done = vtysh.output()?;
+        let said = [done.stdout, done.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        let unknown = ["Unknown command", "Command incomplete", "Ambiguous command"];
+        ensure!(!unknown.iter().any(|words| said.contains(words)), "{said}");
+        Ok(())
+    })
 }
 
 fn build_book(into: &Path) -> Result<()> {

@@ -77,7 +77,7 @@ pub enum Error {
 /// Takes the listener's address, and starts what makes long answers.
 ///
 /// # Errors
-/// [`Error::Bind`]
+/// [`Error::Bind`] and [`Error::Thread`]
 pub async fn bind(address: SocketAddr) -> Result<Listener, Error> {
     let socket = TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })?;
     Ok(Listener { socket, printer: Printer::start().map_err(Error::Thread)? })

@@ -101,15 +101,15 @@ fn states(claims: &[Claim<'_>], text: &mut String) -> Result<(), Error> {
 fn ready(claims: &[Claim<'_>], text: &mut String) -> Result<(), Error> {
     let help = "Ready endpoints of the Service on this node, in the VIP's family";
     let mut family = Family::begin(text, "vip_endpoints_ready", Type::Gauge, None, help)?;
-    let known = claims.iter().filter_map(|one| Some((&one.labels, one.claim?)));
-    known.into_iter().try_for_each(|(labels, claim)| family.sample(labels, &[], claim.ready_here))
+    let mut known = claims.iter().filter_map(|one| Some((&one.labels, one.claim?)));
+    known.try_for_each(|(labels, claim)| family.sample(labels, &[], claim.ready_here))
 }
 
 fn verdicts(claims: &[Claim<'_>], text: &mut String) -> Result<(), Error> {
     let help = "1 for what the traffic verdict says of the Service's VIP, with the reason";
     let mut family = Family::begin(text, "vip_verdict", Type::Gauge, None, help)?;
-    let known = claims.iter().filter_map(|one| Some((&one.labels, one.claim?.verdict)));
-    known.into_iter().try_for_each(|(labels, verdict)| {
+    let mut known = claims.iter().filter_map(|one| Some((&one.labels, one.claim?.verdict)));
+    known.try_for_each(|(labels, verdict)| {
         let words = [("verdict", verdict.as_str()), ("reason", verdict.reason().unwrap_or_default())];
         family.sample(labels, &words, 1_u64)
     })
@@ -119,8 +119,8 @@ fn verdicts(claims: &[Claim<'_>], text: &mut String) -> Result<(), Error> {
 fn held_back(claims: &[Claim<'_>], text: &mut String) -> Result<(), Error> {
     let help = "1 while the VIP should be withdrawn for its traffic and the guard forbids it, with the reason";
     let mut family = Family::begin(text, "vip_ejection_refused", Type::Gauge, None, help)?;
-    let refused = claims.iter().filter_map(|one| Some((&one.labels, one.status.ejection_refused?)));
-    refused.into_iter().try_for_each(|(labels, reason)| family.sample(labels, &[("reason", reason.as_str())], 1_u64))
+    let mut refused = claims.iter().filter_map(|one| Some((&one.labels, one.status.ejection_refused?)));
+    refused.try_for_each(|(labels, reason)| family.sample(labels, &[("reason", reason.as_str())], 1_u64))
 }
 
 fn gauge(

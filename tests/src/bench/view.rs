@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::figure::{Figure, Measure, Summary};
-use super::proxy::Proxy;
-use super::world::{LIMIT, World, list, service, slice, vips};
-use crate::fabric::host;
+use super::share;
+use super::world::{World, list, service, slice};
 use crate::objects::State;
 use crate::{Netns, http};
 
@@ -22,12 +21,9 @@ const FEW: u16 = 10;
 const SCRAPE: f64 = 50.0;
 const SIZE: f64 = 10.0;
 const STATUS: f64 = 50.0;
-/// VIPs that take turns while everybody looks, among so many others.
-const VIPS: u16 = 32;
+/// VIPs beside those that take turns while everybody looks.
 const OTHERS: u16 = 1000;
 const REST: Duration = Duration::from_millis(25);
-/// Events between two changes from looking to not looking.
-const BLOCK: usize = 32;
 const LOOP: f64 = 1.05;
 const REPLY_LIMIT: Duration = Duration::from_secs(10);
 const DAEMON: &str = "127.0.0.1:9470";
@@ -103,18 +99,16 @@ fn put(world: &World, first: u16, count: u16) -> Result<()> {
 
 /// Measures an endpoint's manifest to the first byte at FRR, while everybody looks and while nobody does, by turns.
 pub fn while_looked_at(rounds: usize) -> Result<Vec<Figure>> {
-    let (mut world, proxy) = World::raise_proxied()?;
-    world.put("services.json", &list((1..=VIPS + OTHERS).map(service))?)?;
-    for n in 1..=VIPS {
-        world.put(&format!("s{n}.json"), &list([slice(n, State::NotReady)])?)?;
-    }
-    world.start()?;
-    world.wait_state("withdrawn", (VIPS + OTHERS).into())?;
+    let (world, proxy) = share::raise(OTHERS)?;
     let (mut looked_at, mut alone) = (Vec::new(), Vec::new());
-    for block in 0..rounds.div_ceil(BLOCK) {
+    for block in 0..rounds.div_ceil(usize::from(share::VIPS)) {
         let readers = (block % 2 == 0).then(|| Readers::start(&world.own().netns)).transpose()?;
         let spans = if readers.is_some() { &mut looked_at } else { &mut alone };
-        events(&world, &proxy, spans)?;
+        for n in 1..=share::VIPS {
+            for state in [State::Ready, State::NotReady] {
+                spans.push(share::event(&world, &proxy, n, state)?);
+            }
+        }
         readers.map(Readers::end).transpose()?;
     }
     Ok(vec![Figure {
@@ -126,18 +120,6 @@ pub fn while_looked_at(rounds: usize) -> Result<Vec<Figure>> {
         measure: Measure::P99Ratio,
         target: Some(LOOP),
     }])
-}
-
-fn events(world: &World, proxy: &Proxy, spans: &mut Vec<Duration>) -> Result<()> {
-    for (n, vip) in (1..=VIPS).zip(vips(VIPS)).take(BLOCK) {
-        for (state, no) in [(State::Ready, ""), (State::NotReady, "no ")] {
-            sleep(REST);
-            let since = world.put(&format!("s{n}.json"), &list([slice(n, state)])?)?;
-            let at = proxy.wait_command(&format!("{no}network {}", host(vip)), since, LIMIT)?;
-            spans.push(at.duration_since(since));
-        }
-    }
-    Ok(())
 }
 
 /// Whoever looks does so from another machine: what reading costs here is not the node's to bear.

@@ -97,8 +97,8 @@ impl Fleet {
     }
 }
 
-/// What all said as one document: `{list: [{node, pod, what: …}, {node, pod, error}]}`.
-pub(super) fn document<T: Serialize>(list: &str, what: &str, answers: &[Answer<T>]) -> Result<Value> {
+/// What all said as a list: `[{node, pod, what: …}, {node, pod, error}]`.
+pub(super) fn list<T: Serialize>(what: &str, answers: &[Answer<T>]) -> Result<Value> {
     let mut rows = Vec::new();
     for answer in answers {
         let mut row = Map::from_iter([("node".to_owned(), json!(answer.node)), ("pod".to_owned(), json!(answer.pod))]);
@@ -108,5 +108,5 @@ pub(super) fn document<T: Serialize>(list: &str, what: &str, answers: &[Answer<T
         };
         rows.push(Value::Object(row));
     }
-    Ok(json!({ list: rows }))
+    Ok(Value::Array(rows))
 }

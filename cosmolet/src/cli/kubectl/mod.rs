@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use serde_json::json;
 
 use super::explain::text;
 use super::{TROUBLE, print};
@@ -49,11 +50,12 @@ pub fn run(plugin: Plugin) -> Result<ExitCode> {
 
 fn status(answers: &[Answer<Status>], output: StatusOutput) -> Result<ExitCode> {
     let troubles = table::troubles(answers);
+    let document = || anyhow::Ok(json!({ "nodes": fleet::list("status", answers)? }));
     let text = match output {
         StatusOutput::Table => table::table(answers),
         StatusOutput::Wide => table::wide(answers),
-        StatusOutput::Json => serde_json::to_string_pretty(&fleet::document("nodes", "status", answers)?)? + "\n",
-        StatusOutput::Yaml => serde_yaml_ng::to_string(&fleet::document("nodes", "status", answers)?)?,
+        StatusOutput::Json => serde_json::to_string_pretty(&document()?)? + "\n",
+        StatusOutput::Yaml => serde_yaml_ng::to_string(&document()?)?,
     };
     print(&text)?;
     Ok(if troubles.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(TROUBLE) })
@@ -62,10 +64,7 @@ fn status(answers: &[Answer<Status>], output: StatusOutput) -> Result<ExitCode> 
 fn explain(answers: &[Answer<Explain>], output: Output) -> Result<ExitCode> {
     let explained = answers.iter().filter(|answer| answer.said.is_ok()).count();
     match output {
-        Output::Json => {
-            let document = fleet::document("nodes", "explain", answers)?;
-            print(&(serde_json::to_string_pretty(&document["nodes"])? + "\n"))?;
-        }
+        Output::Json => print(&(serde_json::to_string_pretty(&fleet::list("explain", answers)?)? + "\n"))?,
         Output::Table => {
             let each = answers.iter().map(|answer| match &answer.said {
                 Ok(explain) => format!("==> {} <==\n{}", answer.node, text(explain)),
