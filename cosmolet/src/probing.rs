@@ -198,7 +198,7 @@ impl Task {
         for request in requests {
             // A part of very many ports, another one each time.
             let from = usize::try_from(self.queued).unwrap_or(0) % request.ports.len().max(1);
-            for port in request.ports.iter().cycle().skip(from).take(PORTS.min(request.ports.len())) {
+            for (port, _) in request.ports.iter().cycle().skip(from).take(PORTS.min(request.ports.len())) {
                 self.queued += 1;
                 self.queue.insert((request.purpose, self.queued), (request.vip, *port));
             }
@@ -343,7 +343,7 @@ impl Task {
         latency: Option<Duration>,
     ) {
         self.metrics.probe(purpose, outcome, latency);
-        self.reports.push(ProbeReport { vip, port, outcome, latency });
+        self.reports.push(ProbeReport { vip, port, outcome, complaint: None, latency });
     }
 }
 

@@ -111,7 +111,7 @@ impl Engine {
             let control = view.control_plane(*claim, healthy);
             let (service, kind, ports) = (view.key.clone(), claim.kind, Arc::clone(&view.ports));
             let (traffic, prove, proof) = (TrafficHealth::default(), view.prove, Proof::default());
-            let policy = view.policy;
+            let (policy, check) = (view.policy, view.check.clone());
             let endpoints = || view.usable_local(*claim, healthy);
             let route = view.profile.clone().map(|profile| Box::new(Route::new(Some(profile), endpoints())));
             let claimed = Claim {
@@ -123,6 +123,7 @@ impl Engine {
                 prove,
                 proof,
                 policy,
+                check,
                 route,
                 traffic,
                 told: Verdict::default(),

@@ -32,6 +32,7 @@ fn service(remote: u32) -> Event {
         terminating: Terminating::Serving,
         prove: super::proof::Prove::Never,
         policy: TrafficPolicy::default(),
+        check: None,
         profile: None,
         endpoints: PerFamily { v4: Endpoints { local: vec![local], remote }, v6: Endpoints::default() },
     }))

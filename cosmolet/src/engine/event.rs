@@ -1,7 +1,9 @@
 //! Everything that can happen to the engine.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::check::{Check, Complaint};
 use super::guard::Permissions;
 use super::observed::{BgpState, KernelEvent, ProberState, ProgramsState, RibReport};
 use super::plan::Applied;
@@ -145,10 +147,12 @@ impl Handshakes {
 pub struct ProbeReport {
     /// The VIP.
     pub vip: Vip,
-    /// The declared port, of TCP.
+    /// The declared port: of TCP, or of UDP where its owner says what to ask.
     pub port: Port,
     /// What came back.
     pub outcome: ProbeOutcome,
+    /// What was wrong, where the outcome is [`ProbeOutcome::Unhealthy`].
+    pub complaint: Option<Complaint>,
     /// The time from the SYN to its answer, where one came.
     pub latency: Option<Duration>,
 }
@@ -156,12 +160,14 @@ pub struct ProbeReport {
 /// What came back for a wire-true probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProbeOutcome {
-    /// A SYN-ACK.
+    /// A SYN-ACK; and a good answer, where the Service's owner says what to ask.
     Passed,
     /// RST or ICMP unreachable, made behind this host.
     RefusedByBackend,
     /// RST or ICMP unreachable, made by this host's own stack; or the SYN was about to leave by an uplink again.
     RefusedByHost,
+    /// A SYN-ACK, and then no good answer to what the Service's owner wants to be asked.
+    Unhealthy,
     /// Nothing, while another probe on that uplink was answered.
     Silent,
     /// Nothing, and neither was there for any other probe on that uplink: it is the probing that fails.
@@ -170,7 +176,8 @@ pub enum ProbeOutcome {
 
 impl ProbeOutcome {
     /// All outcomes, for metrics.
-    pub const ALL: [Self; 5] = [Self::Passed, Self::RefusedByBackend, Self::RefusedByHost, Self::Silent, Self::Lost];
+    pub const ALL: [Self; 6] =
+        [Self::Passed, Self::RefusedByBackend, Self::RefusedByHost, Self::Unhealthy, Self::Silent, Self::Lost];
 
     /// The label used in metrics, logs and JSON.
     #[must_use]
@@ -179,6 +186,7 @@ impl ProbeOutcome {
             Self::Passed => "passed",
             Self::RefusedByBackend => "refused_backend",
             Self::RefusedByHost => "refused_host",
+            Self::Unhealthy => "unhealthy",
             Self::Silent => "silent",
             Self::Lost => "lost",
         }
@@ -190,8 +198,8 @@ impl ProbeOutcome {
 pub struct ProbeRequest {
     /// The VIP.
     pub vip: Vip,
-    /// The declared ports to probe, all of TCP.
-    pub ports: Vec<Port>,
+    /// The declared ports to probe, each with what its owner wants to be asked. Those without are of TCP.
+    pub ports: Vec<(Port, Option<Arc<Check>>)>,
     /// Why.
     pub purpose: ProbePurpose,
 }
@@ -205,6 +213,8 @@ pub enum ProbePurpose {
     Proof,
     /// The VIP is withdrawn by its traffic and wants to come back.
     Trial,
+    /// Its owner wants it asked from time to time.
+    Check,
     /// Clients are served, and no probe has passed yet: one that passes now gives one that fails later its meaning.
     Reference,
     /// Nobody has connected for a while.
@@ -219,6 +229,7 @@ impl ProbePurpose {
             Self::Conviction => "conviction",
             Self::Proof => "proof",
             Self::Trial => "trial",
+            Self::Check => "check",
             Self::Reference => "reference",
             Self::Round => "round",
         }

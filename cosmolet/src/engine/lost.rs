@@ -130,6 +130,7 @@ mod tests {
             terminating: Terminating::Serving,
             prove: super::super::proof::Prove::Wait,
             policy: super::super::traffic::TrafficPolicy::default(),
+            check: None,
             profile: None,
             endpoints: PerFamily { v4: Endpoints { local, ..Endpoints::default() }, v6: Endpoints::default() },
         }

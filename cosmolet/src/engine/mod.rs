@@ -10,6 +10,7 @@
 )]
 
 pub mod attributes;
+pub mod check;
 mod control;
 mod diff;
 mod drain;

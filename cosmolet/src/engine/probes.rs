@@ -36,6 +36,7 @@ impl Engine {
         let taken = wanted.into_iter().filter_map(|(purpose, vip)| {
             self.wanted.remove(&vip);
             let ports = self.vips.get(&vip).map(|entry| probed(&entry.claims, purpose)).unwrap_or_default();
+            let ports: Vec<_> = ports.into_iter().map(|port| (port, None)).collect();
             (!ports.is_empty()).then_some(ProbeRequest { vip, ports, purpose })
         });
         taken.collect()

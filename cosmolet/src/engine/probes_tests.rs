@@ -63,6 +63,7 @@ impl Story {
             terminating: Terminating::Serving,
             prove,
             policy: TrafficPolicy::default(),
+            check: None,
             profile: None,
             endpoints: PerFamily {
                 v4: Endpoints { local: (0..ready).map(pod).collect(), ..Endpoints::default() },
@@ -77,7 +78,7 @@ impl Story {
     }
 
     fn report(&mut self, outcome: ProbeOutcome) {
-        self.tell(Event::Probe(vec![ProbeReport { vip: vip(), port: PORT, outcome, latency: None }]));
+        self.tell(Event::Probe(vec![ProbeReport { vip: vip(), port: PORT, outcome, complaint: None, latency: None }]));
     }
 
     fn decision(&self) -> Option<Decision> {
@@ -90,7 +91,7 @@ impl Story {
 }
 
 fn wish(purpose: ProbePurpose) -> Vec<ProbeRequest> {
-    vec![ProbeRequest { vip: vip(), ports: vec![PORT], purpose }]
+    vec![ProbeRequest { vip: vip(), ports: vec![(PORT, None)], purpose }]
 }
 
 #[test]

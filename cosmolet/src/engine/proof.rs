@@ -138,7 +138,10 @@ impl Proof {
                 self.wait = Wait::No;
             }
             (
-                ProbeOutcome::RefusedByBackend | ProbeOutcome::RefusedByHost | ProbeOutcome::Silent,
+                ProbeOutcome::RefusedByBackend
+                | ProbeOutcome::RefusedByHost
+                | ProbeOutcome::Unhealthy
+                | ProbeOutcome::Silent,
                 Some((_, passed)),
             ) => {
                 // Failures long ago and one of now are not in a row.
@@ -146,7 +149,13 @@ impl Proof {
                 passed.failures = if row { passed.failures.saturating_add(1) } else { 1 };
                 passed.failed_at = now;
             }
-            (ProbeOutcome::RefusedByBackend | ProbeOutcome::RefusedByHost | ProbeOutcome::Silent, None) => {}
+            (
+                ProbeOutcome::RefusedByBackend
+                | ProbeOutcome::RefusedByHost
+                | ProbeOutcome::Unhealthy
+                | ProbeOutcome::Silent,
+                None,
+            ) => {}
             (ProbeOutcome::Lost, _) => self.wait = Wait::No,
         }
         waited && !self.waits()

@@ -206,6 +206,7 @@ fn service() -> impl Strategy<Value = Event> {
                 terminating: Terminating::Serving,
                 prove: super::proof::Prove::Wait,
                 policy: TrafficPolicy { evidence, fault },
+                check: None,
                 profile: profile(ports),
                 endpoints: PerFamily { v4: endpoints.clone(), v6: endpoints },
             }))
@@ -261,8 +262,9 @@ fn traffic() -> impl Strategy<Value = Event> {
 }
 
 fn probe() -> impl Strategy<Value = Event> {
-    (0..6_u8, prop::sample::select(ProbeOutcome::ALL.to_vec()))
-        .prop_map(|(n, outcome)| Event::Probe(vec![ProbeReport { vip: vip(n), port: port(), outcome, latency: None }]))
+    (0..6_u8, prop::sample::select(ProbeOutcome::ALL.to_vec())).prop_map(|(n, outcome)| {
+        Event::Probe(vec![ProbeReport { vip: vip(n), port: port(), outcome, complaint: None, latency: None }])
+    })
 }
 
 fn act() -> impl Strategy<Value = Act> {

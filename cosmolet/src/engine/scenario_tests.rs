@@ -41,6 +41,7 @@ fn service(name: &str, ready: usize) -> Event {
         terminating: Terminating::Serving,
         prove: super::proof::Prove::Wait,
         policy: super::traffic::TrafficPolicy::default(),
+        check: None,
         profile: None,
         endpoints: PerFamily { v4: endpoints, v6: Endpoints::default() },
     }))

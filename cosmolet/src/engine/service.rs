@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::attributes::Profile;
+use super::check::Check;
 use super::intent::WithdrawReason;
 use super::proof::Prove;
 use super::traffic::TrafficPolicy;
@@ -28,6 +29,8 @@ pub struct ServiceView {
     pub prove: Prove,
     /// What its owner wants of the traffic verdict.
     pub policy: TrafficPolicy,
+    /// What its owner wants to be asked of one of its ports, which is a declared one.
+    pub check: Option<Arc<Check>>,
     /// The attributes that its VIPs are advertised with; `None` where nothing is asked for.
     pub profile: Option<Arc<Profile>>,
     /// The endpoints by address family.

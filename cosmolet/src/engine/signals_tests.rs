@@ -41,6 +41,7 @@ fn service(n: u8, endpoints: u8, policy: TrafficPolicy) -> Event {
         terminating: Terminating::Serving,
         prove: super::proof::Prove::Never,
         policy,
+        check: None,
         profile: None,
         endpoints: PerFamily { v4: endpoints.clone(), v6: endpoints },
     }))
@@ -108,7 +109,7 @@ impl Node {
     }
 
     fn probe(&mut self, outcome: ProbeOutcome) {
-        self.tell(Event::Probe(vec![ProbeReport { vip: vip(1), port: PORT, outcome, latency: None }]));
+        self.tell(Event::Probe(vec![ProbeReport { vip: vip(1), port: PORT, outcome, complaint: None, latency: None }]));
     }
 
     /// Whatever is planned is done.

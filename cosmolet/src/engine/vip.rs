@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attributes::Route;
+use super::check::Check;
 use super::drain::Drain;
 use super::intent::{Decision, VipHealth, WithdrawReason};
 use super::lost::Lost;
@@ -54,6 +55,8 @@ pub(super) struct Claim {
     pub(super) prove: Prove,
     pub(super) proof: Proof,
     pub(super) policy: TrafficPolicy,
+    /// What its owner wants to be asked.
+    pub(super) check: Option<Arc<Check>>,
     /// How it wants the VIP to be advertised, if it says so.
     pub(super) route: Option<Box<Route>>,
     pub(super) traffic: TrafficHealth,

@@ -169,6 +169,7 @@ fn view(n: u32, condition: EndpointCondition) -> ServiceView {
         terminating: Terminating::Serving,
         prove: cosmolet::engine::proof::Prove::Wait,
         policy: cosmolet::engine::traffic::TrafficPolicy::default(),
+        check: None,
         profile: None,
         endpoints: PerFamily { v4: Endpoints { local, ..Endpoints::default() }, v6: Endpoints::default() },
     }

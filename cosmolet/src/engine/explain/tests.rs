@@ -28,6 +28,7 @@ fn engine(mode: TrafficMode, ready: usize) -> Engine {
         terminating: Terminating::Serving,
         prove: Prove::Never,
         policy: TrafficPolicy::default(),
+        check: None,
         profile: None,
         endpoints: PerFamily { v4: endpoints.clone(), v6: endpoints },
     };
@@ -57,7 +58,10 @@ fn second(engine: &mut Engine, second: u64, completed: u64, refused_backend: u64
 }
 
 fn probe(engine: &mut Engine, second: u64, outcome: ProbeOutcome) {
-    engine.handle(Event::Probe(vec![ProbeReport { vip: vip(), port: PORT, outcome, latency: None }]), at(second));
+    engine.handle(
+        Event::Probe(vec![ProbeReport { vip: vip(), port: PORT, outcome, complaint: None, latency: None }]),
+        at(second),
+    );
 }
 
 fn says(engine: &Engine, second: u64, part: &str) {

@@ -4,12 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use super::Selection;
 use crate::engine::attributes::{self, Attributes};
+use crate::engine::check::{self, Check};
 use crate::engine::proof::Prove;
 use crate::engine::service::Terminating;
 use crate::engine::traffic::{OnFault, SecondKey, TrafficPolicy};
+use crate::engine::types::Port;
 
 /// `"true"` selects a Service, `"false"` excludes it, whatever the configuration says.
 pub const ADVERTISE: &str = "cosmolet.io/advertise";
@@ -19,6 +22,8 @@ pub const ADVERTISE_ALIAS: &str = "cosmolet.platformbuilds.io/announce";
 pub const TERMINATING: &str = "cosmolet.io/terminating";
 /// `wait`, `required` or `never`: whether its VIPs wait for a probe of their data plane before they are advertised.
 pub const PROVE: &str = "cosmolet.io/prove";
+/// What probes ask of one of its ports beyond a handshake, as [`Check::parse`] reads it.
+pub const PROBE: &str = "cosmolet.io/probe";
 
 /// `withdraw` or `ignore`: what a conviction by the traffic leads to.
 pub const ON_TRAFFIC_FAULT: &str = "cosmolet.io/on-traffic-fault";
@@ -72,6 +77,8 @@ pub(super) struct Annotations {
     pub(super) prove: Prove,
     /// [`ON_TRAFFIC_FAULT`] and [`ON_TRAFFIC_EVIDENCE`].
     pub(super) policy: TrafficPolicy,
+    /// [`PROBE`], of a declared port.
+    pub(super) check: Option<Arc<Check>>,
     /// [`COMMUNITIES`] to [`WEIGHT`], over what the configuration has.
     pub(super) attributes: Attributes,
     /// What is wrong with them.
@@ -120,8 +127,8 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 }
 
 impl Annotations {
-    /// Reads the annotations of a Service.
-    pub(super) fn read(annotations: Option<&BTreeMap<String, String>>, selection: &Selection) -> Self {
+    /// Reads the annotations of a Service that declares these ports.
+    pub(super) fn read(annotations: Option<&BTreeMap<String, String>>, ports: &[Port], selection: &Selection) -> Self {
         let mut read = Self { attributes: selection.attributes.clone(), ..Self::default() };
         let Some(annotations) = annotations else { return read };
         let get = |key| annotations.get(key).map(String::as_str);
@@ -139,6 +146,10 @@ impl Annotations {
         }
         if let Some(value) = get(PROVE) {
             read.prove = read.allowed(PROVE, value, check_prove(value)).unwrap_or_default();
+        }
+        if let Some(value) = get(PROBE) {
+            let declared = |check: Check| if ports.contains(&check.port) { Ok(check) } else { Err(check::RULE) };
+            read.check = read.allowed(PROBE, value, Check::parse(value).and_then(declared)).map(Arc::new);
         }
         if let Some(value) = get(ON_TRAFFIC_FAULT) {
             read.policy.fault = read.allowed(ON_TRAFFIC_FAULT, value, check_fault(value)).unwrap_or_default();
@@ -236,10 +247,15 @@ pub fn check_evidence(value: &str) -> Result<SecondKey, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::types::Protocol;
+
+    fn ports() -> [Port; 1] {
+        [Port { protocol: Protocol::Tcp, number: 8080 }]
+    }
 
     fn read(pairs: &[(&str, &str)]) -> Annotations {
         let map = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Annotations::read(Some(&map), &Selection::new("n1"))
+        Annotations::read(Some(&map), &ports(), &Selection::new("n1"))
     }
 
     #[test]
@@ -271,7 +287,7 @@ mod tests {
     fn terminating_is_read() {
         assert_eq!(read(&[(TERMINATING, "ready")]).terminating, Terminating::Ready);
         assert_eq!(read(&[(TERMINATING, "serving")]).terminating, Terminating::Serving);
-        assert_eq!(Annotations::read(None, &Selection::new("n1")), Annotations::default());
+        assert_eq!(Annotations::read(None, &[], &Selection::new("n1")), Annotations::default());
     }
 
     #[test]
@@ -283,6 +299,20 @@ mod tests {
         let rule = "must be \"wait\", \"required\" or \"never\"";
         assert_eq!(bad.prove, Prove::Wait);
         assert_eq!(bad.notices, [Notice::BadValue { key: PROVE, value: "always".into(), rule }]);
+    }
+
+    #[test]
+    fn a_probe_is_of_a_declared_port() {
+        let check = read(&[(PROBE, "http://:8080/healthz")]).check.unwrap();
+        assert_eq!(check.to_string(), "http://:8080/healthz");
+        for value in ["http://:8081/healthz", "udp://:8080/x", "8080", ""] {
+            let bad = read(&[(PROBE, value)]);
+            let rule = check::RULE;
+            assert_eq!(
+                (bad.check, bad.notices),
+                (None, vec![Notice::BadValue { key: PROBE, value: value.into(), rule }])
+            );
+        }
     }
 
     #[test]
@@ -302,7 +332,7 @@ mod tests {
         let map = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         let configured = Attributes { med: Some(5), prepend: 2, ..Attributes::default() };
         let mut selection = Selection { attributes: configured.clone(), ..Selection::new("n1") };
-        let read = Annotations::read(Some(&map), &selection);
+        let read = Annotations::read(Some(&map), &ports(), &selection);
         assert_eq!(
             read.attributes.to_string(),
             "community 65000:1 graceful-shutdown, med 7, prepend 2, weight by endpoints"
@@ -311,7 +341,7 @@ mod tests {
         assert_eq!(read.notices, [Notice::BadValue { key: PREPEND, value: "11".into(), rule }]);
 
         selection.attributes_from_services = false;
-        let read = Annotations::read(Some(&map), &selection);
+        let read = Annotations::read(Some(&map), &ports(), &selection);
         assert_eq!((read.attributes, read.notices.len()), (configured, 4));
         assert_eq!(read.notices[1].to_string(), "cosmolet.io/med is ignored: bgp.attributes.from_services is false");
     }
@@ -321,6 +351,6 @@ mod tests {
         let configured = Attributes { communities: attributes::communities(["1:1"]).unwrap(), ..Attributes::default() };
         let selection = Selection { attributes: configured, ..Selection::new("n1") };
         let map = [(COMMUNITIES.to_owned(), String::new())].into();
-        assert!(Annotations::read(Some(&map), &selection).attributes.is_empty());
+        assert!(Annotations::read(Some(&map), &ports(), &selection).attributes.is_empty());
     }
 }

@@ -179,6 +179,7 @@ impl Projector {
             terminating: summary.terminating,
             prove: summary.prove,
             policy: summary.policy,
+            check: summary.check.clone(),
             profile: summary.profile.clone(),
             endpoints: entry.endpoints(),
         })

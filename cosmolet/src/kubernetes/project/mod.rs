@@ -18,7 +18,7 @@ mod tests;
 
 pub use annotations::{
     ADVERTISE, ADVERTISE_ALIAS, COMMUNITIES, EXTENDED_COMMUNITIES, LARGE_COMMUNITIES, LOCAL_PREFERENCE, MED, Notice,
-    ON_TRAFFIC_EVIDENCE, ON_TRAFFIC_FAULT, ORIGIN, PREPEND, PROVE, TERMINATING, WEIGHT, check_advertise,
+    ON_TRAFFIC_EVIDENCE, ON_TRAFFIC_FAULT, ORIGIN, PREPEND, PROBE, PROVE, TERMINATING, WEIGHT, check_advertise,
     check_evidence, check_fault, check_prove, check_terminating,
 };
 pub use index::{Notices, Projector};
@@ -30,6 +30,7 @@ use std::sync::Arc;
 use crate as daemon;
 
 use crate::engine::attributes::Profile;
+use crate::engine::check::Check;
 use crate::engine::proof::Prove;
 use crate::engine::service::{EndpointCounts, LocalEndpoint, NodeView, PodView, RefusedAddress, Terminating, VipClaim};
 use crate::engine::traffic::TrafficPolicy;
@@ -110,6 +111,8 @@ pub struct ServiceSummary {
     pub prove: Prove,
     /// What its owner wants of the traffic verdict.
     pub policy: TrafficPolicy,
+    /// What its owner wants to be asked.
+    pub check: Option<Arc<Check>>,
     /// The attributes that its VIPs are advertised with.
     pub profile: Option<Arc<Profile>>,
     /// What is wrong with its annotations.

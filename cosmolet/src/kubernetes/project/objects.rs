@@ -57,13 +57,15 @@ impl Project for Service {
 
     /// `None` if no address is taken from it and nothing is wrong with it.
     fn summary(&self, selection: &Selection) -> Option<Summary> {
-        let annotations = Annotations::read(self.metadata.annotations.as_ref(), selection);
         let spec = self.spec.as_ref()?;
+        let ports = sorted(spec.ports.iter().flatten().filter_map(port));
+        let annotations = Annotations::read(self.metadata.annotations.as_ref(), &ports, selection);
         let mut summary = ServiceSummary {
-            ports: sorted(spec.ports.iter().flatten().filter_map(port)).into(),
+            ports: ports.into(),
             terminating: annotations.terminating,
             prove: annotations.prove,
             policy: annotations.policy,
+            check: annotations.check,
             profile: Profile::new(annotations.attributes, digest),
             notices: annotations.notices.into(),
             ..ServiceSummary::default()

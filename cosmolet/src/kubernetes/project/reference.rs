@@ -136,6 +136,7 @@ fn view(key: &ServiceKey, service: &Value, world: &World) -> Option<ServiceView>
         ports: ports.into_iter().collect(),
         prove: Prove::Wait,
         policy: TrafficPolicy::default(),
+        check: None,
         profile: None,
         terminating: if ready_only { Terminating::Ready } else { Terminating::Serving },
         endpoints: PerFamily { v4: endpoints(key, Family::V4, world), v6: endpoints(key, Family::V6, world) },

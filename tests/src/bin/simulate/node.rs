@@ -140,7 +140,13 @@ impl Node {
                 Some((key, outcome)) if key.0 <= end && timer.is_none_or(|at| key.0 <= at) => {
                     self.flights.remove(&key);
                     self.now = self.now.max(key.0);
-                    self.tell(Event::Probe(vec![ProbeReport { vip: self.vip, port: PORT, outcome, latency: None }]));
+                    self.tell(Event::Probe(vec![ProbeReport {
+                        vip: self.vip,
+                        port: PORT,
+                        outcome,
+                        complaint: None,
+                        latency: None,
+                    }]));
                 }
                 _ => match timer {
                     Some(at) if at <= end => {
@@ -207,6 +213,7 @@ fn service(vip: Vip, evidence: SecondKey) -> ServiceView {
         terminating: Terminating::Serving,
         prove: Prove::Never,
         policy: TrafficPolicy { evidence, ..TrafficPolicy::default() },
+        check: None,
         profile: None,
         endpoints: PerFamily { v4: endpoints.clone(), v6: endpoints },
     }
