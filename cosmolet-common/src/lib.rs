@@ -21,7 +21,7 @@ mod user {
     #![expect(unsafe_code, reason = "aya::Pod is the promise that a type is plain data, and only unsafe can make it")]
 
     use crate::key::Front;
-    use crate::probe::{Caught, Prefix};
+    use crate::probe::Prefix;
     use crate::{Counters, Oddities, VipPortKey};
 
     // SAFETY: `repr(C)`, made of u32 alone: no padding, every bit pattern is valid.
@@ -30,8 +30,6 @@ mod user {
     unsafe impl aya::Pod for Front {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Prefix {}
-    // SAFETY: `repr(C)`, a u64 and an even number of u32: no padding, every bit pattern is valid.
-    unsafe impl aya::Pod for Caught {}
     // SAFETY: `repr(C)`, made of u64 alone: no padding, every bit pattern is valid.
     unsafe impl aya::Pod for Counters {}
     // SAFETY: `repr(C)`, made of u64 alone: no padding, every bit pattern is valid.

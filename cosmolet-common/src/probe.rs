@@ -1,7 +1,12 @@
 //! Wire-true probes: whom they come from, and what the egress program hands to the daemon instead of the wire.
 
-/// The words of a caught packet's beginning: an ICMPv6 error with the TCP ports and the sequence number that it quotes.
-pub const HEAD: usize = 28;
+/// The bytes of a caught packet in a short record: all of a SYN-ACK or a RST, or the beginning of an ICMPv6 error with the ports and
+/// the sequence number that it quotes.
+pub const SHORT: usize = 128;
+/// The bytes of a caught packet in a long record: a full window of [`WINDOW`], behind headers with options.
+pub const LONG: usize = WINDOW + SHORT;
+/// The most that a backend may send before it hears of us. One packet holds no more than that, segmented or not.
+pub const WINDOW: usize = 2048;
 
 /// One masked prefix of a family, as words in network byte order: those bits of an address that a probe's source has.
 #[repr(C)]
@@ -25,10 +30,11 @@ impl Prefix {
     }
 }
 
-/// A packet to or from a probe's source that was about to leave by an uplink, and was dropped.
+/// A packet to or from a probe's source that was about to leave by an uplink, and was dropped. `N` is [`SHORT`] or [`LONG`]:
+/// the smaller one that holds it, or the beginning of what neither holds.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caught {
+pub struct Caught<const N: usize> {
     /// When, in nanoseconds of CLOCK_MONOTONIC.
     pub at: u64,
     /// The uplink's index.
@@ -37,11 +43,14 @@ pub struct Caught {
     pub arrived_on: u32,
     /// 4 or 6.
     pub family: u32,
-    /// How many words of `head` are the packet's.
-    pub words: u32,
-    /// The packet from its network header on, as it lies in memory.
-    pub head: [u32; HEAD],
+    /// How many of the bytes are the packet's.
+    pub length: u32,
+    /// The packet from its network header on.
+    pub bytes: [u8; N],
 }
+
+/// Where the bytes of a record begin.
+pub const HEAD: usize = size_of::<Caught<0>>();
 
 #[cfg(test)]
 mod tests {
@@ -49,7 +58,7 @@ mod tests {
 
     #[test]
     fn layouts_have_no_padding() {
-        assert_eq!(size_of::<Caught>(), 8 + 4 * (4 + HEAD));
+        assert_eq!((HEAD, size_of::<Caught<SHORT>>(), size_of::<Caught<LONG>>()), (24, 24 + SHORT, 24 + LONG));
         assert_eq!(size_of::<Prefix>(), 16);
     }
 

@@ -1,11 +1,14 @@
 //! Wire-true probes: recognises them by their source, which no client has, keeps them out of the counts, and hands what
 //! would leave the node to the daemon instead.
 
+use core::hint::black_box;
+
 use aya_ebpf::Global;
+use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::btf_maps::RingBuf;
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_skb_load_bytes_relative, bpf_skb_pull_data};
 use aya_ebpf::macros::btf_map;
-use cosmolet_common::probe::{Caught, HEAD, Prefix};
+use cosmolet_common::probe::{Caught, LONG, Prefix, SHORT};
 use cosmolet_common::{Family, Source};
 
 use crate::count::IN;
@@ -19,7 +22,7 @@ static PROBE_V6: Global<Prefix> = Global::new(Prefix::NONE);
 
 /// What was caught, read by the daemon.
 #[btf_map]
-static PROBE_CAUGHT: RingBuf<[u8; 0], { 1 << 17 }> = RingBuf::new();
+static PROBE_CAUGHT: RingBuf<[u8; 0], { 1 << 18 }> = RingBuf::new();
 
 /// Whether a packet that comes is from a probe's source, or one that goes is to or from it: what was sent to nobody may
 /// well be routed back to where it seems to come from.
@@ -50,45 +53,63 @@ fn matches<const DIRECTION: bool, S: Source>(source: &S, family: Family) -> bool
     }
 }
 
-/// Leaves the packet's beginning to the daemon; where the ring is full, the probe is lost.
+/// Leaves the packet to the daemon; where the ring is full, it is lost.
 #[inline(never)]
 pub(crate) fn report(skb: Skb) {
     let Some(family) = skb.family() else { return };
-    let source = Relative(skb);
-    let mut head = [0; HEAD];
-    // The longest beginning that there is: an ICMP error of either family, a TCP header behind IPv6, one behind IPv4.
-    let words = if fill::<HEAD>(&source, &mut head) {
-        HEAD
-    } else if fill::<15>(&source, &mut head) {
-        15
-    } else if fill::<10>(&source, &mut head) {
-        10
-    } else {
+    // What is loaded relative to a header must lie in the linear part. The packet goes no further, so nobody minds.
+    // SAFETY: the context is valid, and no pointer into the packet is held.
+    if unsafe { bpf_skb_pull_data(skb.0.cast(), skb.len()) } != 0 {
         return;
-    };
-    let Some(mut record) = PROBE_CAUGHT.reserve_untyped::<Caught>(0) else { return };
-    record.write(Caught {
-        // SAFETY: the helper has no arguments.
-        at: unsafe { bpf_ktime_get_ns() },
-        uplink: skb.ifindex(),
-        arrived_on: skb.ingress_ifindex(),
-        family: match family {
-            Family::V4 => 4,
-            Family::V6 => 6,
-        },
-        words: words as u32,
-        head,
-    });
-    record.submit(0);
+    }
+    let Some(length) = length(&Relative(skb), family) else { return };
+    match length {
+        0 => {}
+        1..=SHORT_LENGTH => leave::<SHORT>(skb, family, length),
+        ..=LONG_LENGTH => leave::<LONG>(skb, family, length),
+        _ => leave::<SHORT>(skb, family, SHORT_LENGTH),
+    }
+}
+
+const SHORT_LENGTH: u32 = SHORT as u32;
+const LONG_LENGTH: u32 = LONG as u32;
+
+/// By its own header, as a frame may be padded.
+#[inline(always)]
+fn length(source: &Relative, family: Family) -> Option<u32> {
+    const IPV6_HEADER: u32 = 40;
+    let [first, second] = source.words::<2>(0)?;
+    Some(match family {
+        Family::V4 => u32::from_be(first) & 0xffff,
+        Family::V6 => (u32::from_be(second) >> 16) + IPV6_HEADER,
+    })
 }
 
 #[inline(always)]
-fn fill<const N: usize>(source: &Relative, head: &mut [u32; HEAD]) -> bool {
-    let Some(words) = source.words::<N>(0) else { return false };
-    let mut at = 0;
-    while at < N {
-        head[at] = words[at];
-        at += 1;
+fn leave<const N: usize>(skb: Skb, family: Family, length: u32) {
+    // Where the compiler knows the bounds from another register, the verifier does not: it shall compare this one.
+    let length = black_box(length);
+    if length == 0 || length > N as u32 {
+        return;
     }
-    true
+    let Some(mut record) = PROBE_CAUGHT.reserve_untyped::<Caught<N>>(0) else { return };
+    let caught = record.as_mut_ptr();
+    // SAFETY: the reserved record has room for the head and for N bytes, and no more than these are written.
+    let loaded = unsafe {
+        (&raw mut (*caught).at).write(bpf_ktime_get_ns());
+        (&raw mut (*caught).uplink).write(skb.ifindex());
+        (&raw mut (*caught).arrived_on).write(skb.ingress_ifindex());
+        (&raw mut (*caught).family).write(match family {
+            Family::V4 => 4,
+            Family::V6 => 6,
+        });
+        (&raw mut (*caught).length).write(length);
+        let bytes = (&raw mut (*caught).bytes).cast();
+        bpf_skb_load_bytes_relative(skb.0.cast(), 0, bytes, length, BPF_HDR_START_NET)
+    };
+    if loaded == 0 {
+        record.submit(0);
+    } else {
+        record.discard(0);
+    }
 }

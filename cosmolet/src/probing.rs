@@ -3,21 +3,23 @@
 //! Owns the queue, the rate, the time-outs and the control probes that tell silence from a probe that was lost. Never decides
 //! what an outcome means. Where probes cannot be sent it says so, and the daemon goes on without.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use crate::ebpf::CaughtRing;
+use crate::engine::check::{Ask, Check, Complaint};
 use crate::engine::event::{Event, ProbeOutcome, ProbePurpose, ProbeReport, ProbeRequest};
 use crate::engine::observed::ProberState;
 use crate::engine::types::{Family, Port, Uplink, Vip};
 use crate::metrics::Metrics;
-use crate::probe::{Answer, Error, Prober, Reply, Sources, Token};
+use crate::probe::{Answer, Error, Prober, Reply, Sources, Token, Told};
 
 /// Requests that may wait for the task, each of up to as many VIPs.
 const REQUESTS: usize = 16;
@@ -33,6 +35,10 @@ const PORTS: usize = 8;
 /// first retransmission (RFC 6298, 2.1).
 const PROOF_LIMIT: Duration = Duration::from_millis(250);
 const LIMIT: Duration = Duration::from_secs(1);
+/// How long an answer to what an owner asks may take, as for the kubelet's probes.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+/// Questions that are asked at a time.
+const TALKS: usize = 32;
 /// How long this host itself may take.
 const CONTROL_LIMIT: Duration = Duration::from_millis(250);
 /// A port where nobody listens (tcpmux).
@@ -120,18 +126,27 @@ async fn run(
                 None => return,
             },
             () = task.prober.caught() => {}
+            Some(over) = task.talks.join_next() => task.heard(over),
             () = sleep_until(wake) => {}
         }
         task.turn().await;
     }
 }
 
+/// What is probed, what it is asked beyond a handshake, and why.
+#[derive(Clone, Debug)]
+struct Errand {
+    vip: Vip,
+    port: Port,
+    check: Option<Arc<Check>>,
+    purpose: ProbePurpose,
+}
+
 /// A probe under way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Flight {
     /// `None` is a control probe.
-    target: Option<(Vip, Port)>,
-    purpose: ProbePurpose,
+    errand: Option<Errand>,
     path: Path,
     sent: Instant,
     until: Instant,
@@ -147,7 +162,7 @@ struct Task {
     told: Option<ProberState>,
     rate: Rate,
     /// What waits to be sent, in the order of its weight and its coming.
-    queue: BTreeMap<(ProbePurpose, u64), (Vip, Port)>,
+    queue: BTreeMap<(ProbePurpose, u64), Errand>,
     queued: u64,
     flights: BTreeMap<Token, Flight>,
     deadlines: BTreeSet<(Instant, Token)>,
@@ -156,6 +171,10 @@ struct Task {
     controls: BTreeSet<Path>,
     /// When the last probe was sent that was answered, on each path.
     answered: BTreeMap<Path, Instant>,
+    /// A handshake was well for these, and the question is being asked.
+    talks: JoinSet<(Errand, Duration, Told)>,
+    /// Likewise, and the question is still to be asked.
+    unasked: VecDeque<(Errand, Path, Duration)>,
     reports: Vec<ProbeReport>,
 }
 
@@ -174,6 +193,8 @@ impl Task {
             doubts: Vec::new(),
             controls: BTreeSet::new(),
             answered: BTreeMap::new(),
+            talks: JoinSet::new(),
+            unasked: VecDeque::new(),
             reports: Vec::new(),
         }
     }
@@ -198,9 +219,10 @@ impl Task {
         for request in requests {
             // A part of very many ports, another one each time.
             let from = usize::try_from(self.queued).unwrap_or(0) % request.ports.len().max(1);
-            for (port, _) in request.ports.iter().cycle().skip(from).take(PORTS.min(request.ports.len())) {
+            for (port, check) in request.ports.iter().cycle().skip(from).take(PORTS.min(request.ports.len())) {
                 self.queued += 1;
-                self.queue.insert((request.purpose, self.queued), (request.vip, *port));
+                let (vip, port, check, purpose) = (request.vip, *port, check.clone(), request.purpose);
+                self.queue.insert((purpose, self.queued), Errand { vip, port, check, purpose });
             }
         }
     }
@@ -217,12 +239,13 @@ impl Task {
         self.collect();
         let mut left = self.rate.allowed(Instant::now());
         while left > 0
-            && let Some(((purpose, _), (vip, port))) = self.queue.pop_first()
+            && let Some((_, errand)) = self.queue.pop_first()
         {
-            self.probe(vip, port, purpose);
+            self.probe(errand);
             left -= 1;
         }
         self.collect();
+        self.ask();
         self.expire(Instant::now());
         if !self.reports.is_empty() {
             let reports = std::mem::take(&mut self.reports);
@@ -230,33 +253,31 @@ impl Task {
         }
     }
 
-    fn probe(&mut self, vip: Vip, port: Port, purpose: ProbePurpose) {
+    fn probe(&mut self, errand: Errand) {
         let uplinks: Vec<u32> = self.prober.uplinks().collect();
         let place = usize::try_from(self.rate.sent).unwrap_or(0).checked_rem(uplinks.len());
         let ifindex = place.and_then(|place| uplinks.get(place).copied());
-        let (Some(ifindex), true, true) = (ifindex, self.running(), self.prober.can(vip.family())) else {
-            return self.report(vip, port, purpose, ProbeOutcome::Lost, None);
+        let family = errand.vip.family();
+        let (Some(ifindex), true, true) = (ifindex, self.running(), self.prober.can(family)) else {
+            return self.report(&errand, ProbeOutcome::Lost, None);
         };
-        let limit = if purpose == ProbePurpose::Proof { PROOF_LIMIT } else { LIMIT };
-        let to = SocketAddr::new(vip.address(), port.number);
-        if !self.send((ifindex, vip.family()), to, Some((vip, port)), purpose, limit) {
-            self.report(vip, port, purpose, ProbeOutcome::Lost, None);
+        let limit = if errand.purpose == ProbePurpose::Proof { PROOF_LIMIT } else { LIMIT };
+        let to = SocketAddr::new(errand.vip.address(), errand.port.number);
+        if !self.send((ifindex, family), to, Some(errand.clone()), limit) {
+            self.report(&errand, ProbeOutcome::Lost, None);
         }
     }
 
-    fn send(
-        &mut self,
-        path: Path,
-        to: SocketAddr,
-        target: Option<(Vip, Port)>,
-        purpose: ProbePurpose,
-        limit: Duration,
-    ) -> bool {
+    fn send(&mut self, path: Path, to: SocketAddr, errand: Option<Errand>, limit: Duration) -> bool {
         let sent = Instant::now();
         self.rate.spend(Instant::now());
-        match self.prober.send(path.0, to) {
+        let datagram = errand.as_ref().and_then(|errand| match &errand.check.as_ref()?.ask {
+            Ask::Datagram(bytes) => Some(&**bytes),
+            Ask::Hello | Ask::Get(_) | Ask::Grpc(_) => None,
+        });
+        match self.prober.send(path.0, to, datagram) {
             Ok(token) => {
-                let flight = Flight { target, purpose, path, sent, until: sent + limit };
+                let flight = Flight { errand, path, sent, until: sent + limit };
                 self.deadlines.insert((flight.until, token));
                 self.flights.insert(token, flight);
                 true
@@ -276,13 +297,45 @@ impl Task {
             if outcome != ProbeOutcome::Lost {
                 self.answered.insert(flight.path, flight.sent);
             }
-            match flight.target {
-                Some((vip, port)) => self.report(vip, port, flight.purpose, outcome, Some(latency)),
+            match flight.errand {
+                Some(errand) if outcome == ProbeOutcome::Passed && errand.talks() => {
+                    self.unasked.push_back((errand, flight.path, latency));
+                }
+                Some(errand) => self.report(&errand, outcome, Some(latency)),
                 None => {
                     self.controls.remove(&flight.path);
                     self.resolve(flight.path, ProbeOutcome::Silent);
                 }
             }
+        }
+    }
+
+    /// Asks what is to be asked where a handshake was well, some of it at a time.
+    fn ask(&mut self) {
+        while self.talks.len() < TALKS
+            && let Some((errand, path, latency)) = self.unasked.pop_front()
+        {
+            let to = SocketAddr::new(errand.vip.address(), errand.port.number);
+            match (self.prober.connect(path.0, to), errand.check.clone()) {
+                (Ok(question), Some(check)) => {
+                    self.talks.spawn(async move { (errand, latency, question.ask(&check, ANSWER_LIMIT).await) });
+                }
+                (Err(error), _) => {
+                    debug!(%error, %to, "a probe's connection was not made");
+                    self.report(&errand, ProbeOutcome::Lost, None);
+                }
+                (Ok(_), None) => self.report(&errand, ProbeOutcome::Passed, Some(latency)),
+            }
+        }
+    }
+
+    fn heard(&mut self, over: Result<(Errand, Duration, Told), tokio::task::JoinError>) {
+        // It neither panics nor is it cancelled while the task lives.
+        let Ok((errand, latency, told)) = over else { return };
+        match told {
+            Told::Well => self.report(&errand, ProbeOutcome::Passed, Some(latency)),
+            Told::Lost => self.report(&errand, ProbeOutcome::Lost, None),
+            Told::Ill(complaint) => self.report_ill(&errand, complaint, latency),
         }
     }
 
@@ -293,13 +346,13 @@ impl Task {
             self.deadlines.remove(&(until, token));
             self.prober.give_up(token);
             let Some(flight) = self.flights.remove(&token) else { continue };
-            match flight.target {
+            match &flight.errand {
                 None => {
                     self.controls.remove(&flight.path);
                     self.resolve(flight.path, ProbeOutcome::Lost);
                 }
-                Some((vip, port)) if self.answered.get(&flight.path).is_some_and(|at| *at >= flight.sent) => {
-                    self.report(vip, port, flight.purpose, ProbeOutcome::Silent, None);
+                Some(errand) if self.answered.get(&flight.path).is_some_and(|at| *at >= flight.sent) => {
+                    self.report(errand, ProbeOutcome::Silent, None);
                 }
                 Some(_) => self.doubt(flight),
             }
@@ -308,17 +361,17 @@ impl Task {
 
     /// Asks this host itself by the same way.
     fn doubt(&mut self, flight: Flight) {
+        let path = flight.path;
         self.doubts.push(flight);
-        if self.controls.contains(&flight.path) {
+        if self.controls.contains(&path) {
             return;
         }
-        let control = self.prober.control(flight.path.0, flight.path.1);
+        let control = self.prober.control(path.0, path.1);
         let to = control.map(|address: IpAddr| SocketAddr::new(address, CONTROL_PORT));
-        let sent = to.is_some_and(|to| self.send(flight.path, to, None, flight.purpose, CONTROL_LIMIT));
-        if sent {
-            self.controls.insert(flight.path);
+        if to.is_some_and(|to| self.send(path, to, None, CONTROL_LIMIT)) {
+            self.controls.insert(path);
         } else {
-            self.resolve(flight.path, ProbeOutcome::Lost);
+            self.resolve(path, ProbeOutcome::Lost);
         }
     }
 
@@ -327,23 +380,28 @@ impl Task {
         let (resolved, left) = std::mem::take(&mut self.doubts).into_iter().partition(|flight| flight.path == path);
         self.doubts = left;
         let resolved: Vec<Flight> = resolved;
-        for flight in resolved {
-            if let Some((vip, port)) = flight.target {
-                self.report(vip, port, flight.purpose, outcome, None);
-            }
+        for errand in resolved.iter().filter_map(|flight| flight.errand.as_ref()) {
+            self.report(errand, outcome, None);
         }
     }
 
-    fn report(
-        &mut self,
-        vip: Vip,
-        port: Port,
-        purpose: ProbePurpose,
-        outcome: ProbeOutcome,
-        latency: Option<Duration>,
-    ) {
-        self.metrics.probe(purpose, outcome, latency);
-        self.reports.push(ProbeReport { vip, port, outcome, complaint: None, latency });
+    fn report(&mut self, errand: &Errand, outcome: ProbeOutcome, latency: Option<Duration>) {
+        self.metrics.probe(errand.purpose, outcome, latency);
+        self.reports.push(ProbeReport { vip: errand.vip, port: errand.port, outcome, complaint: None, latency });
+    }
+
+    fn report_ill(&mut self, errand: &Errand, complaint: Complaint, latency: Duration) {
+        let outcome = ProbeOutcome::Unhealthy;
+        self.metrics.probe(errand.purpose, outcome, Some(latency));
+        let (complaint, latency) = (Some(complaint), Some(latency));
+        self.reports.push(ProbeReport { vip: errand.vip, port: errand.port, outcome, complaint, latency });
+    }
+}
+
+impl Errand {
+    /// More than a handshake or a datagram is wanted.
+    fn talks(&self) -> bool {
+        self.check.as_ref().is_some_and(|check| !matches!(check.ask, Ask::Datagram(_)))
     }
 }
 

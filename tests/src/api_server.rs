@@ -162,6 +162,18 @@ impl ApiServer {
         Ok(api)
     }
 
+    /// The port of its HTTPS.
+    pub fn port(&self) -> Result<u16> {
+        let port = self.url.rsplit(':').next().and_then(|digits| digits.parse().ok());
+        port.with_context(|| self.url.clone())
+    }
+
+    /// The port of etcd for clients, on its namespace's loopback.
+    #[must_use]
+    pub const fn etcd_port(&self) -> u16 {
+        self.etcd_port
+    }
+
     /// The path of a user's kubeconfig.
     #[must_use]
     pub fn kubeconfig(&self, user: User) -> PathBuf {

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -21,6 +23,7 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 pub struct Backend {
     name: String,
     port: u16,
+    status: Arc<AtomicU16>,
     runtime: Runtime,
     servers: Vec<JoinHandle<()>>,
 }
@@ -29,7 +32,8 @@ impl Backend {
     /// Starts servers on `port` (TCP and UDP) in `netns`.
     pub fn start(netns: &Netns, name: &str, port: u16) -> Result<Self> {
         let runtime = Runtime::start(&format!("backend-{name}"), Some(netns.door()))?;
-        let mut backend = Self { name: name.to_owned(), port, runtime, servers: vec![] };
+        let status = Arc::new(AtomicU16::new(200));
+        let mut backend = Self { name: name.to_owned(), port, status, runtime, servers: vec![] };
         backend.resume()?;
         Ok(backend)
     }
@@ -44,25 +48,30 @@ impl Backend {
         Ok(())
     }
 
+    /// Answers HTTP with this status from now on; connections are taken as before.
+    pub fn answer_with(&self, status: u16) {
+        self.status.store(status, Ordering::Relaxed);
+    }
+
     /// Listens again after [`Backend::stop`].
     pub fn resume(&mut self) -> Result<()> {
         self.stop()?;
         let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, self.port));
         let bind = async move { io::Result::Ok((TcpListener::bind(address).await?, UdpSocket::bind(address).await?)) };
         let (tcp, udp) = self.runtime.run(bind)?.with_context(|| format!("listening on {address}"))?;
-        self.servers.push(self.runtime.spawn(serve_tcp(tcp, self.name.clone())));
+        self.servers.push(self.runtime.spawn(serve_tcp(tcp, self.name.clone(), Arc::clone(&self.status))));
         self.servers.push(self.runtime.spawn(serve_udp(udp, self.name.clone())));
         Ok(())
     }
 }
 
-async fn serve_tcp(listener: TcpListener, name: String) {
+async fn serve_tcp(listener: TcpListener, name: String, status: Arc<AtomicU16>) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let name = name.clone();
+                let (name, status) = (name.clone(), status.load(Ordering::Relaxed));
                 tokio::spawn(async move {
-                    if let Ok(Err(error)) = timeout(REQUEST_LIMIT, answer(stream, &name)).await {
+                    if let Ok(Err(error)) = timeout(REQUEST_LIMIT, answer(stream, status, &name)).await {
                         tracing::debug!(%peer, %error, "request failed");
                     }
                 });
@@ -76,7 +85,7 @@ async fn serve_tcp(listener: TcpListener, name: String) {
 }
 
 /// One request, one answer, then an orderly end: reading up to the client's FIN keeps the kernel from sending a RST.
-async fn answer(mut stream: TcpStream, name: &str) -> io::Result<()> {
+async fn answer(mut stream: TcpStream, status: u16, name: &str) -> io::Result<()> {
     let mut request = Vec::new();
     while !request.windows(4).any(|window| window == b"\r\n\r\n") {
         if request.len() >= MAX_REQUEST || stream.read_buf(&mut request).await? == 0 {
@@ -84,7 +93,7 @@ async fn answer(mut stream: TcpStream, name: &str) -> io::Result<()> {
         }
     }
     let length = name.len();
-    let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{name}");
+    let reply = format!("HTTP/1.1 {status} So\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{name}");
     stream.write_all(reply.as_bytes()).await?;
     stream.shutdown().await?;
     let mut rest = [0; 256];

@@ -13,14 +13,20 @@ use crate::netns::{Door, Netns};
 pub fn forward(netns: &Netns, inside: SocketAddr, port: u16) -> Result<SocketAddr> {
     let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
     let listener = bind(port).or_else(|_taken| bind(0)).context("no port of 127.0.0.1 is free")?;
-    let (address, door) = (listener.local_addr()?, netns.door());
+    let address = listener.local_addr()?;
+    hand_over(listener, netns, inside);
+    Ok(address)
+}
+
+/// The same for a listener wherever it is.
+pub fn hand_over(listener: TcpListener, netns: &Netns, inside: SocketAddr) {
+    let door = netns.door();
     thread::spawn(move || {
         for near in listener.incoming().flatten() {
             let door = door.clone();
             thread::spawn(move || hand_on(near, &door, inside));
         }
     });
-    Ok(address)
 }
 
 /// One connection, to its end in both directions.

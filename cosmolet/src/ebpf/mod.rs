@@ -27,7 +27,7 @@ use crate::engine::event::{TrafficCounts, TrafficSample};
 pub use crate::engine::types::Uplink;
 use crate::engine::types::{Port, Vip};
 
-/// A ring of [`Caught`](cosmolet_common::probe::Caught).
+/// A ring of [`Caught`](cosmolet_common::probe::Caught), short ones and long ones.
 pub type CaughtRing = RingBuf<MapData>;
 
 /// The loaded programs. Dropping them detaches them.

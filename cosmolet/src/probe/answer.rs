@@ -6,19 +6,17 @@ use cosmolet_common::packet::{Packet, Parsed, flag, protocol};
 use cosmolet_common::probe::HEAD;
 use cosmolet_common::{Family, VipPortKey, parse};
 
-use super::Record;
-
 /// What came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// SYN-ACK.
+    /// SYN-ACK, or a datagram for a datagram.
     Accepted,
     /// RST or ICMP unreachable, made behind this host.
     RefusedBehind,
-    /// RST or ICMP unreachable by this host's own stack; or the SYN was about to leave again, to where it was sent: nothing
+    /// RST or ICMP unreachable by this host's own stack; or the probe was about to leave again, to where it was sent: nothing
     /// translates the VIP.
     RefusedHere,
-    /// The SYN was about to leave for another host, with its source: the answer would not come by here.
+    /// It was about to leave for another host, with its source: the answer would not come by here.
     Passing,
 }
 
@@ -29,12 +27,26 @@ impl Reply {
     }
 }
 
+/// One packet off the ring.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Record<'a> {
+    /// When it was caught, in nanoseconds of CLOCK_MONOTONIC.
+    pub(super) at: u64,
+    /// This host made it.
+    host: bool,
+    family: Family,
+    /// The packet from its network header on.
+    pub(super) bytes: &'a [u8],
+}
+
 /// A caught packet that speaks of a probe's source.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Found {
     /// The probe's source, whoever the packet's is.
     pub(super) source: (IpAddr, u16),
-    target: SocketAddr,
+    /// The other end.
+    pub(super) target: SocketAddr,
+    protocol: u8,
     kind: Kind,
     host: bool,
 }
@@ -44,42 +56,39 @@ enum Kind {
     /// To the source; holds what it acknowledges.
     SynAck(u32),
     Reset(u32),
-    /// An ICMP error; holds the sequence number that it quotes.
+    /// To the source, of UDP, or within a connection.
+    Data,
+    /// An ICMP error; holds the sequence number that it quotes, of TCP.
     Unreachable(u32),
-    /// From the source; holds its sequence number.
-    Syn(u32),
+    /// From the source; holds its sequence number, of TCP.
+    Sent(u32),
 }
 
 /// Takes a record off the ring.
-pub(super) fn decode(bytes: &[u8]) -> Option<Record> {
+pub(super) fn decode(bytes: &[u8]) -> Option<Record<'_>> {
     let word = |index: usize| Some(u32::from_ne_bytes(*bytes.get(index * 4..)?.first_chunk()?));
-    let mut head = [0; HEAD];
-    for (index, place) in head.iter_mut().enumerate() {
-        *place = word(6 + index)?;
-    }
+    let length = usize::try_from(word(5)?).ok()?;
     Some(Record {
         at: u64::from_ne_bytes(*bytes.first_chunk()?),
-        uplink: word(2)?,
-        arrived_on: word(3)?,
-        family: word(4)?,
-        words: word(5)?,
-        head,
+        host: word(3)? == 0,
+        family: if word(4)? == 4 { Family::V4 } else { Family::V6 },
+        bytes: bytes.get(HEAD..)?.get(..length)?,
     })
 }
 
 /// Reads a caught packet; `None` for what says nothing of any probe, such as our own RST on its way out.
-pub(super) fn read(caught: &Record) -> Option<Found> {
-    let words = caught.head.get(..usize::try_from(caught.words).ok()?)?;
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    let family = if caught.family == 4 { Family::V4 } else { Family::V6 };
-    let host = caught.arrived_on == 0;
-    match parse::full(bytes.as_slice(), family, false) {
+pub(super) fn read(caught: &Record<'_>) -> Option<Found> {
+    let (host, family) = (caught.host, caught.family);
+    match parse::full(caught.bytes, family, false) {
         Parsed::Packet(packet) if packet.protocol == protocol::TCP => Some(Found { host, ..tcp(&packet)? }),
-        Parsed::Unreachable(quoted) if quoted.protocol == protocol::TCP => {
+        Parsed::Packet(packet) if packet.protocol == protocol::UDP => {
+            Some(Found { host, ..inward(&packet, Kind::Data) })
+        }
+        Parsed::Unreachable(quoted) if matches!(quoted.protocol, protocol::TCP | protocol::UDP) => {
             // Behind the IP header, the ICMP header, the quoted IP header and the quoted ports.
-            let place = if family == Family::V4 { 5 + 2 + 5 + 1 } else { 10 + 2 + 10 + 1 };
-            let sequence = u32::from_be(*words.get(place)?);
-            Some(Found { host, ..outward(&quoted, Kind::Unreachable(sequence)) })
+            let place = if family == Family::V4 { 20 + 8 + 20 + 4 } else { 40 + 8 + 40 + 4 };
+            let sequence = caught.bytes.get(place..).and_then(<[u8]>::first_chunk).copied().map(u32::from_be_bytes);
+            Some(Found { host, ..outward(&quoted, Kind::Unreachable(sequence?)) })
         }
         Parsed::Packet(_)
         | Parsed::Unreachable(_)
@@ -97,9 +106,9 @@ fn tcp(packet: &Packet) -> Option<Found> {
     } else if packet.has(flag::RST | flag::ACK) {
         Some(inward(packet, Kind::Reset(packet.acknowledgement)))
     } else if packet.has(flag::SYN) {
-        Some(outward(packet, Kind::Syn(packet.sequence)))
+        Some(outward(packet, Kind::Sent(packet.sequence)))
     } else {
-        None
+        Some(inward(packet, Kind::Data))
     }
 }
 
@@ -108,6 +117,7 @@ fn inward(packet: &Packet, kind: Kind) -> Found {
     Found {
         source: (address(packet.addresses.destination), packet.destination_port),
         target: SocketAddr::new(address(packet.addresses.source), packet.source_port),
+        protocol: packet.protocol,
         kind,
         host: false,
     }
@@ -118,6 +128,7 @@ fn outward(packet: &Packet, kind: Kind) -> Found {
     Found {
         source: (address(packet.addresses.source), packet.source_port),
         target: SocketAddr::new(address(packet.addresses.destination), packet.destination_port),
+        protocol: packet.protocol,
         kind,
         host: false,
     }
@@ -128,18 +139,48 @@ fn address(words: [u32; 4]) -> IpAddr {
 }
 
 impl Found {
-    /// The reply to the probe for this target with this sequence number; `None` if it answers another or was made up.
-    pub(super) fn answers(&self, target: SocketAddr, sequence: u32) -> Option<Reply> {
+    /// The reply to the probe for this target; `None` if it answers another or was made up. `sequence` is that of its SYN, where it
+    /// was one and no datagram.
+    pub(super) fn answers(&self, target: SocketAddr, sequence: Option<u32>) -> Option<Reply> {
         let same = self.target == target;
+        let Some(sequence) = sequence else { return self.answers_datagram(same) };
         let (told, reply) = match self.kind {
             Kind::SynAck(acknowledged) if same => (acknowledged.wrapping_sub(1), Reply::Accepted),
             Kind::Reset(acknowledged) if same => (acknowledged.wrapping_sub(1), self.refusal()),
             Kind::Unreachable(quoted) if same => (quoted, self.refusal()),
-            Kind::Syn(sequence) if same => (sequence, Reply::RefusedHere),
-            Kind::Syn(sequence) => (sequence, Reply::Passing),
-            Kind::SynAck(_) | Kind::Reset(_) | Kind::Unreachable(_) => return None,
+            Kind::Sent(sequence) => (sequence, Self::gone(same)),
+            Kind::SynAck(_) | Kind::Reset(_) | Kind::Unreachable(_) | Kind::Data => return None,
         };
-        (told == sequence).then_some(reply)
+        (told == sequence && self.protocol == protocol::TCP).then_some(reply)
+    }
+
+    fn answers_datagram(&self, same: bool) -> Option<Reply> {
+        let reply = match self.kind {
+            Kind::Data if same => Reply::Accepted,
+            Kind::Unreachable(_) if same => self.refusal(),
+            Kind::Sent(_) => Self::gone(same),
+            Kind::Data | Kind::Unreachable(_) | Kind::SynAck(_) | Kind::Reset(_) => return None,
+        };
+        (self.protocol == protocol::UDP).then_some(reply)
+    }
+
+    /// It is of a connection; an ICMP error that quotes one is none.
+    pub(super) const fn is_tcp(&self) -> bool {
+        self.protocol == protocol::TCP && !matches!(self.kind, Kind::Unreachable(_))
+    }
+
+    /// The same packet, were it one from a probe's source: datagrams do not tell which end asks.
+    pub(super) const fn turned(&self) -> Self {
+        Self {
+            source: (self.target.ip(), self.target.port()),
+            target: SocketAddr::new(self.source.0, self.source.1),
+            kind: Kind::Sent(0),
+            ..*self
+        }
+    }
+
+    const fn gone(same: bool) -> Reply {
+        if same { Reply::RefusedHere } else { Reply::Passing }
     }
 
     const fn refusal(&self) -> Reply {

@@ -36,6 +36,9 @@ pub enum Error {
     /// No prefix of the target's family is configured.
     #[error("traffic.probe_sources has no {0} prefix")]
     NoSource(&'static str),
+    /// The user-space stack takes no connection.
+    #[error("a probe's connection cannot be made")]
+    NoStack,
     /// The uplink is not among those that were told.
     #[error("no probe can be sent by interface {0}")]
     UnknownUplink(u32),

@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use cosmolet_common::packet::{flag, protocol};
 
+use crate::engine::types::Family;
+
 /// Ethernet's address of an interface.
 pub(super) type Mac = [u8; 6];
 
@@ -54,6 +56,31 @@ impl Frame {
         segment.extend(WINDOW.to_be_bytes());
         segment.extend([0; 4]);
         segment.extend(options);
+        Self::sealed(to, source, target, protocol::TCP, segment, 16)
+    }
+
+    /// A UDP datagram (RFC 768).
+    pub(super) fn datagram(to: Mac, source: SocketAddr, target: SocketAddr, payload: &[u8]) -> Self {
+        let length = 8 + payload.len() as u16;
+        let mut segment = Vec::with_capacity(usize::from(length));
+        for field in [source.port(), target.port(), length, 0] {
+            segment.extend(field.to_be_bytes());
+        }
+        segment.extend(payload);
+        Self::sealed(to, source, target, protocol::UDP, segment, 6)
+    }
+
+    /// An IP packet as it is.
+    pub(super) fn around(to: Mac, family: Family, packet: &[u8]) -> Self {
+        let kind = match family {
+            Family::V4 => ETHERTYPE_IPV4,
+            Family::V6 => ETHERTYPE_IPV6,
+        };
+        Self([&ethernet(to, kind), packet].concat())
+    }
+
+    /// Puts the checksum over the pseudo-header into its place, and the other headers before it all.
+    fn sealed(to: Mac, source: SocketAddr, target: SocketAddr, kind: u8, mut segment: Vec<u8>, place: usize) -> Self {
         let mut pseudo = Vec::new();
         match (source.ip(), target.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => pseudo.extend([from.octets(), to.octets()].concat()),
@@ -63,13 +90,17 @@ impl Frame {
                 }
             }
         }
-        pseudo.extend(u32::from(protocol::TCP).to_be_bytes());
+        pseudo.extend(u32::from(kind).to_be_bytes());
         pseudo.extend((segment.len() as u32).to_be_bytes());
-        let checksum = checksum(&[&pseudo, &segment]);
-        if let Some(place) = segment.get_mut(16..18) {
+        // 0 says that there is none (RFC 768).
+        let checksum = match checksum(&[&pseudo, &segment]) {
+            0 if kind == protocol::UDP => u16::MAX,
+            sum => sum,
+        };
+        if let Some(place) = segment.get_mut(place..place + 2) {
             place.copy_from_slice(&checksum.to_be_bytes());
         }
-        Self([network(to, source.ip(), target.ip(), segment.len()), segment].concat())
+        Self([network(to, source.ip(), target.ip(), kind, segment.len()), segment].concat())
     }
 }
 
@@ -78,13 +109,13 @@ fn ethernet(to: Mac, kind: u16) -> Vec<u8> {
 }
 
 /// Everything before the segment.
-fn network(to: Mac, source: IpAddr, target: IpAddr, length: usize) -> Vec<u8> {
+fn network(to: Mac, source: IpAddr, target: IpAddr, kind: u8, length: usize) -> Vec<u8> {
     match (source, target) {
         (IpAddr::V4(source), IpAddr::V4(target)) => {
             let mut header = vec![0x45, 0];
             header.extend((20 + length as u16).to_be_bytes());
             // Not fragmented, as a client's.
-            header.extend([0, 0, 0x40, 0, TTL, protocol::TCP, 0, 0]);
+            header.extend([0, 0, 0x40, 0, TTL, kind, 0, 0]);
             header.extend(source.octets());
             header.extend(target.octets());
             let sum = checksum(&[&header]);
@@ -96,7 +127,7 @@ fn network(to: Mac, source: IpAddr, target: IpAddr, length: usize) -> Vec<u8> {
         (source, target) => {
             let mut header = vec![0x60, 0, 0, 0];
             header.extend((length as u16).to_be_bytes());
-            header.extend([protocol::TCP, TTL]);
+            header.extend([kind, TTL]);
             header.extend(v6(source));
             header.extend(v6(target));
             [ethernet(to, ETHERTYPE_IPV6), header].concat()
@@ -111,10 +142,12 @@ fn v6(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// The Internet checksum (RFC 1071) over parts of even length.
+/// The Internet checksum (RFC 1071) over parts, of which only the last may have an odd length.
 fn checksum(parts: &[&[u8]]) -> u16 {
-    let (pairs, _) = (parts.iter().flat_map(|part| part.as_chunks::<2>().0), ());
-    let mut sum: u32 = pairs.map(|pair| u32::from(u16::from_be_bytes(*pair))).sum();
+    let pairs = parts.iter().flat_map(|part| part.chunks(2));
+    let word =
+        |pair: &[u8]| u16::from_be_bytes([pair.first().copied().unwrap_or(0), pair.get(1).copied().unwrap_or(0)]);
+    let mut sum: u32 = pairs.map(|pair| u32::from(word(pair))).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -135,14 +168,20 @@ mod tests {
             ("[2001:2::9]:40000", "[fd00:100::1]:443", Family::V6, 40),
         ] {
             let (source, target): (SocketAddr, SocketAddr) = (source.parse().unwrap(), target.parse().unwrap());
-            for frame in [Frame::syn([1; 6], source, target, 7), Frame::reset([1; 6], source, target, 7)] {
+            for (frame, kind) in [
+                (Frame::syn([1; 6], source, target, 7), 6_u32),
+                (Frame::reset([1; 6], source, target, 7), 6),
+                (Frame::datagram([1; 6], source, target, b"hello"), 17),
+            ] {
                 let packet = &frame.bytes()[14..];
                 let Parsed::Packet(found) = parse::full(packet, family, false) else { panic!("{packet:?}") };
                 assert_eq!((found.source_port, found.destination_port), (source.port(), target.port()));
-                assert_eq!((found.sequence, found.acknowledgement), (7, 0));
+                if kind == 6 {
+                    assert_eq!((found.sequence, found.acknowledgement), (7, 0));
+                }
                 let length = (packet.len() - header) as u32;
                 let addresses = if header == 20 { &packet[12..20] } else { &packet[8..40] };
-                let pseudo = [&6_u32.to_be_bytes()[..], &length.to_be_bytes()].concat();
+                let pseudo = [&kind.to_be_bytes()[..], &length.to_be_bytes()].concat();
                 assert_eq!(checksum(&[addresses, &pseudo, &packet[header..]]), 0);
                 if header == 20 {
                     assert_eq!(checksum(&[&packet[..20]]), 0);

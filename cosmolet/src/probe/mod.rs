@@ -2,10 +2,13 @@
 //!
 //! The kernel is told to receive a frame from an uplink (`BPF_PROG_TEST_RUN` with live frames, Linux 5.18), so that it goes
 //! the whole way of a client's packet: TC, conntrack, kube-proxy's translation, the pod network, the backend. What would
-//! leave the node for it is caught and dropped by our egress programs. Owns the frames, the cookies and the matching of
-//! answers. Never judges an answer, never chooses what is probed, and never binds a socket.
+//! leave the node for it is caught and dropped by our egress programs. A whole connection takes the same way, over a stack of
+//! its own, where more than a handshake is asked for. Owns the frames, the cookies and the matching of answers. Never judges what
+//! an answer leads to, never chooses what is probed, and never binds a socket.
 
 mod answer;
+mod ask;
+mod connection;
 mod error;
 mod frame;
 mod inject;
@@ -14,17 +17,22 @@ mod interface;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
-use cosmolet_common::probe::{Caught, Prefix};
+use cosmolet_common::probe::Prefix;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 pub use self::answer::Reply;
+use self::answer::{Found, Record};
+pub use self::ask::{Question, Told};
+use self::connection::{Connection, Link, Stack};
 pub use self::error::Error;
 use self::frame::Frame;
+use self::frame::Mac;
 use self::inject::Injector;
 use self::interface::Interface;
 use crate::engine::types::{Family, PerFamily, Uplink};
@@ -111,12 +119,14 @@ pub struct Answer {
 #[derive(Debug)]
 pub struct Prober {
     sources: Sources,
-    injector: Injector,
+    injector: Arc<Injector>,
     caught: AsyncFd<Ring>,
     random: Random,
     uplinks: BTreeMap<u32, Interface>,
     /// By the source that a probe came from.
     pending: BTreeMap<(IpAddr, u16), Pending>,
+    /// Likewise; those that are over are gone.
+    connections: BTreeMap<(IpAddr, u16), (SocketAddr, Weak<Mutex<Stack>>)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -124,7 +134,8 @@ struct Pending {
     token: Token,
     target: SocketAddr,
     ifindex: u32,
-    sequence: u32,
+    /// Of a SYN; a datagram has none.
+    sequence: Option<u32>,
     sent: Duration,
 }
 
@@ -160,8 +171,9 @@ impl Prober {
     pub fn open(sources: Sources, caught: RingBuf<MapData>) -> Result<Self, Error> {
         let caught = watched(caught).map_err(Error::Ring)?;
         let random = Random { keys: RandomState::new(), drawn: 0 };
-        let injector = Injector::load()?;
-        Ok(Self { sources, injector, caught, random, uplinks: BTreeMap::new(), pending: BTreeMap::new() })
+        let injector = Arc::new(Injector::load()?);
+        let (uplinks, pending, connections) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Ok(Self { sources, injector, caught, random, uplinks, pending, connections })
     }
 
     /// Sends by these uplinks from now on. Returns one result for each: probes can be sent by it, or the reason.
@@ -210,24 +222,46 @@ impl Prober {
         at.flat_map(|interface| &interface.addresses).find(fits).copied()
     }
 
-    /// Sends one SYN. Its answer is often there when this returns: see [`collect`](Self::collect).
+    /// Sends one SYN, or one datagram. Its answer is often there when this returns: see [`collect`](Self::collect).
     ///
     /// # Errors
     /// What the kernel said, or that there is no way to send it.
-    pub fn send(&mut self, ifindex: u32, target: SocketAddr) -> Result<Token, Error> {
-        let mac = self.uplinks.get(&ifindex).and_then(|interface| interface.mac);
-        let mac = mac.ok_or(Error::UnknownUplink(ifindex))?;
+    pub fn send(&mut self, ifindex: u32, target: SocketAddr, datagram: Option<&[u8]>) -> Result<Token, Error> {
+        let mac = self.mac(ifindex)?;
         let (source, sequence) = self.cookie(target.ip())?;
         let token = Token(self.random.drawn);
         let sent = now();
-        let pending = Pending { token, target, ifindex, sequence, sent };
+        let frame = match datagram {
+            Some(bytes) => Frame::datagram(mac, source, target, bytes),
+            None => Frame::syn(mac, source, target, sequence),
+        };
+        let pending = Pending { token, target, ifindex, sequence: datagram.is_none().then_some(sequence), sent };
         self.pending.insert((source.ip(), source.port()), pending);
-        let syn = Frame::syn(mac, source, target, sequence);
-        if let Err(error) = self.injector.run(ifindex, &syn) {
+        if let Err(error) = self.injector.run(ifindex, &frame) {
             self.pending.remove(&(source.ip(), source.port()));
             return Err(error);
         }
         Ok(token)
+    }
+
+    /// Begins a connection by which something can be asked.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub fn connect(&mut self, ifindex: u32, target: SocketAddr) -> Result<Question, Error> {
+        let mac = self.mac(ifindex)?;
+        let (source, _) = self.cookie(target.ip())?;
+        let family = if target.is_ipv4() { Family::V4 } else { Family::V6 };
+        let link = Link { injector: Arc::clone(&self.injector), ifindex, mac, family };
+        let stack = Arc::new(Mutex::new(Stack::connect(link, source, target, self.random.draw())?));
+        self.connections.retain(|_, (_, stack)| stack.strong_count() > 0);
+        self.connections.insert((source.ip(), source.port()), (target, Arc::downgrade(&stack)));
+        Ok(Question { connection: Connection::new(stack), target: target.ip() })
+    }
+
+    fn mac(&self, ifindex: u32) -> Result<Mac, Error> {
+        let mac = self.uplinks.get(&ifindex).and_then(|interface| interface.mac);
+        mac.ok_or(Error::UnknownUplink(ifindex))
     }
 
     /// Waits until something was caught.
@@ -245,7 +279,14 @@ impl Prober {
         while let Some(item) = self.caught.get_mut().0.next() {
             let Some(caught) = answer::decode(&item) else { continue };
             let Some(found) = answer::read(&caught) else { continue };
-            let Some(pending) = self.pending.get(&found.source) else { continue };
+            if hand_over(&self.connections, &found, &caught) {
+                continue;
+            }
+            let turned = [found, found.turned()].into_iter().find(|found| self.pending.contains_key(&found.source));
+            let Some((found, pending)) = turned.and_then(|found| Some((found, self.pending.get(&found.source)?)))
+            else {
+                continue;
+            };
             if let Some(reply) = found.answers(pending.target, pending.sequence) {
                 let latency = Duration::from_nanos(caught.at).saturating_sub(pending.sent);
                 answers.push(Answer { token: pending.token, reply, latency });
@@ -270,9 +311,9 @@ impl Prober {
     }
 
     fn reset(&self, source: (IpAddr, u16), pending: &Pending) {
-        let Some(mac) = self.uplinks.get(&pending.ifindex).and_then(|interface| interface.mac) else { return };
+        let (Ok(mac), Some(sequence)) = (self.mac(pending.ifindex), pending.sequence) else { return };
         let source = SocketAddr::new(source.0, source.1);
-        let reset = Frame::reset(mac, source, pending.target, pending.sequence.wrapping_add(1));
+        let reset = Frame::reset(mac, source, pending.target, sequence.wrapping_add(1));
         if let Err(error) = self.injector.run(pending.ifindex, &reset) {
             tracing::debug!(%error, "a probe's connection cannot be reset; the backend gives it up by itself");
         }
@@ -288,11 +329,25 @@ impl Prober {
             };
             let [a, b, c, d, e, f, ..] = second.to_ne_bytes();
             let port = u16::from_ne_bytes([a, b]) | 0x8000;
-            if !self.pending.contains_key(&(address, port)) {
+            let taken = (address, port);
+            if !self.pending.contains_key(&taken) && !self.connections.contains_key(&taken) {
                 return Ok((SocketAddr::new(address, port), u32::from_ne_bytes([c, d, e, f])));
             }
         }
     }
+}
+
+/// Gives a packet to the connection that it is for. True where there is one.
+fn hand_over(
+    connections: &BTreeMap<(IpAddr, u16), (SocketAddr, Weak<Mutex<Stack>>)>,
+    found: &Found,
+    caught: &Record<'_>,
+) -> bool {
+    let Some((target, stack)) = connections.get(&found.source) else { return false };
+    if let (true, Some(stack)) = (*target == found.target && found.is_tcp(), stack.upgrade()) {
+        stack.lock().unwrap_or_else(PoisonError::into_inner).take(caught.bytes);
+    }
+    true
 }
 
 /// Neither the network's address nor the broadcast's.
@@ -328,6 +383,3 @@ fn now() -> Duration {
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
-
-/// The record as the ring has it.
-pub(super) type Record = Caught;

@@ -1,7 +1,10 @@
 //! The wire-true probe on the real kernel: through DNAT to a backend in another namespace, and every way in which that fails.
 
+mod asks;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +18,7 @@ use cosmolet_tests::objects::State;
 use cosmolet_tests::raw::Raw;
 use cosmolet_tests::stage::{Options, Stage};
 use cosmolet_tests::{Lab, Netns, wait};
+use tokio::runtime::Runtime;
 
 const NODE: &str = "node1";
 const PORT: u16 = 80;
@@ -39,9 +43,9 @@ impl World {
     /// Runs `body` in the node's namespace with programs attached to its uplink and a prober over them.
     fn probing<T: Send>(&self, body: impl FnOnce(&mut Driver) -> Result<T> + Send) -> Result<T> {
         self.fabric.nodes[0].netns.run(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = Rc::new(tokio::runtime::Builder::new_current_thread().enable_all().build()?);
             let _inside = runtime.enter();
-            let mut driver = Driver::open()?;
+            let mut driver = Driver::open(Rc::clone(&runtime))?;
             body(&mut driver)
         })?
     }
@@ -73,6 +77,7 @@ struct Driver {
     programs: Programs,
     prober: Prober,
     ifindex: u32,
+    runtime: Rc<Runtime>,
 }
 
 fn sources() -> Result<Sources> {
@@ -80,7 +85,7 @@ fn sources() -> Result<Sources> {
 }
 
 impl Driver {
-    fn open() -> Result<Self> {
+    fn open(runtime: Rc<Runtime>) -> Result<Self> {
         let sources = sources()?;
         sources.check()?;
         let mut programs = Programs::load(&Load { probes: sources.prefixes(), ..Load::default() })?;
@@ -95,7 +100,7 @@ impl Driver {
         for (_, result) in prober.reconcile(&[uplink])? {
             result?;
         }
-        Ok(Self { programs, prober, ifindex })
+        Ok(Self { programs, prober, ifindex, runtime })
     }
 
     /// One probe, and what came back for it; `None` is silence.
@@ -104,7 +109,21 @@ impl Driver {
     }
 
     fn probe_for(&mut self, target: SocketAddr, limit: Duration) -> Result<Option<(Reply, Duration)>> {
-        let token = self.prober.send(self.ifindex, target)?;
+        self.send_for(target, None, limit)
+    }
+
+    /// The same with a datagram.
+    fn say(&mut self, target: SocketAddr, datagram: &[u8], limit: Duration) -> Result<Option<Reply>> {
+        Ok(self.send_for(target, Some(datagram), limit)?.map(|(reply, _)| reply))
+    }
+
+    fn send_for(
+        &mut self,
+        target: SocketAddr,
+        datagram: Option<&[u8]>,
+        limit: Duration,
+    ) -> Result<Option<(Reply, Duration)>> {
+        let token = self.prober.send(self.ifindex, target, datagram)?;
         let since = Instant::now();
         loop {
             if let Some(answer) = self.prober.collect().into_iter().find(|answer| answer.token == token) {
@@ -337,7 +356,7 @@ fn a_forged_answer_is_none() -> Result<()> {
             target.ip()
         );
         world.fabric.nodes[0].netns.exec_with_input("nft", &["-f", "-"], &drop)?;
-        let token = driver.prober.send(driver.ifindex, target)?;
+        let token = driver.prober.send(driver.ifindex, target, None)?;
         // Every port of every source, with a guessed acknowledgement: RST to the probe's source, out by the uplink.
         let forge = forge(&world.fabric.nodes[0].netns, target);
         let answers = driver.prober.collect();
