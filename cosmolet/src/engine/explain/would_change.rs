@@ -93,6 +93,7 @@ const fn is_above_services(reason: WithdrawReason) -> bool {
         | WithdrawReason::PodRestarting
         | WithdrawReason::HostRefuses
         | WithdrawReason::ConnectionsFail
+        | WithdrawReason::ProbeFails
         | WithdrawReason::Proving
         | WithdrawReason::Unproven => false,
     }
