@@ -149,7 +149,7 @@ pub struct Traffic {
     pub rule: TrafficRules,
 }
 
-/// `traffic.probe_*`
+/// `traffic.probe_*`, `traffic.check_seconds`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
     /// `traffic.probe_sources`, at most one of each family; without any there are no probes.
@@ -158,6 +158,8 @@ pub struct Probe {
     pub rate: u32,
     /// `traffic.probe_round_seconds`; `None` never probes idle VIPs.
     pub round: Option<Duration>,
+    /// `traffic.check_seconds`; `None` never asks what Services want to be asked for its own sake.
+    pub check: Option<Duration>,
 }
 
 /// `kubernetes.*`

@@ -134,6 +134,7 @@ fn settings(config: &Config) -> Settings {
         prove: config.traffic.prove,
         drain: config.bgp.drain,
         probe_round: config.traffic.probe.round,
+        check: config.traffic.probe.check,
         seed: seed(&config.node_name),
         ..Settings::default()
     }

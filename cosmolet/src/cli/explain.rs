@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::table::{age, aligned, printable, utc};
 use super::{client, print};
 use crate::args::Output;
-use crate::http::explain::{ClaimRow, EvidenceRow, Explain, ExplainedPort, VerdictRow};
+use crate::http::explain::{CheckRow, ClaimRow, EvidenceRow, Explain, ExplainedPort, VerdictRow};
 use crate::http::status::AttributesRow;
 
 /// Asks a daemon about one VIP and prints its answer.
@@ -86,6 +86,7 @@ fn service(claim: &ClaimRow, mode: &str) -> Vec<String> {
     for guard in &claim.traffic.guards {
         rows.push([String::new(), format!("held by {}: {}", guard.guard, guard.explanation)]);
     }
+    rows.extend(claim.check.as_ref().map(|row| ["probe".to_owned(), check(row)]));
     for port in &claim.ports {
         rows.push([port.port.clone(), port.evidence.as_ref().map_or_else(|| "no traffic yet".to_owned(), evidence)]);
         rows.push([String::new(), probe(port, &claim.traffic)]);
@@ -112,6 +113,17 @@ fn verdict(row: &VerdictRow, mode: &str) -> String {
         count => format!("; convicted {count} times in a row, budget for {} more", row.budget_left),
     };
     format!("{}{reason}: {}{hold}{trial}{ejected}; mode {mode}", row.verdict, row.explanation)
+}
+
+fn check(row: &CheckRow) -> String {
+    let every = row.every_seconds.map_or_else(String::new, |seconds| format!(" every {seconds} s"));
+    let wrong = row.complaint.as_deref();
+    let answer = match (row.failures, row.passed_age_seconds) {
+        (0, Some(passed)) => format!("answered well {} ago", age(passed)),
+        (failures, Some(_)) => format!("{}, {failures} in a row", wrong.unwrap_or("does not take connections")),
+        (_, None) => format!("{}; never answered well, which proves nothing", wrong.unwrap_or("no answer yet")),
+    };
+    format!("{}{every}: {answer}", row.asks)
 }
 
 fn evidence(row: &EvidenceRow) -> String {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::cli::samples;
-use crate::http::explain::{EndpointsRow, GuardRow, InputRow, ProbeRow};
+use crate::http::explain::{CheckRow, EndpointsRow, GuardRow, InputRow, ProbeRow};
 use crate::http::status::TransitionRow;
 
 fn suspected() -> Explain {
@@ -53,6 +53,7 @@ fn suspected() -> Explain {
         local: Some(EndpointsRow { ready: 2, draining: 0, unusable: 0 }),
         remote: Some(EndpointsRow { ready: 1, draining: 0, unusable: 0 }),
         traffic,
+        check: None,
         ports: vec![ExplainedPort { port: "80/tcp".to_owned(), evidence: Some(evidence), probe: Some(probe) }],
     };
     Explain {
@@ -95,6 +96,31 @@ The last decisions
   2000-02-29T00:00:00.250Z  advertise
 ";
     assert_eq!(text(&suspected()), expected);
+}
+
+#[test]
+fn what_its_owner_asks_reads_like_this() {
+    let row = CheckRow {
+        asks: "http://:8080/healthz".to_owned(),
+        every_seconds: Some(5.0),
+        complaint: Some("answered 503".to_owned()),
+        passed_age_seconds: Some(63.0),
+        failures: 3,
+        failures_needed: 3,
+    };
+    let line = |row: &CheckRow| {
+        let mut explain = suspected();
+        explain.services[0].check = Some(row.clone());
+        let line = text(&explain).lines().find(|line| line.contains("healthz")).map(|line| line.trim().to_owned());
+        line.unwrap()
+    };
+    assert_eq!(line(&row), "probe          http://:8080/healthz every 5 s: answered 503, 3 in a row");
+    let silent = CheckRow { complaint: None, ..row.clone() };
+    assert!(line(&silent).ends_with("every 5 s: does not take connections, 3 in a row"));
+    let well = CheckRow { failures: 0, ..silent.clone() };
+    assert!(line(&well).ends_with("every 5 s: answered well 63s ago"));
+    let never = CheckRow { passed_age_seconds: None, failures: 0, every_seconds: None, ..row };
+    assert!(line(&never).ends_with("healthz: answered 503; never answered well, which proves nothing"));
 }
 
 #[test]

@@ -93,6 +93,8 @@ fn row(vip: &str, state: &str, service: &str, health: &str) -> VipRow {
         ejections: 0,
         probe: None,
         proven: false,
+        probe_check: None,
+        probe_complaint: None,
     };
     VipRow {
         vip: vip.to_owned(),

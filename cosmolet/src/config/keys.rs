@@ -141,6 +141,10 @@ pub const KEYS: &[Key] = &[
     key("traffic.probe_rate", Number, "1000", "the most probes in a second", "must be 1 to 10000"),
     key("traffic.probe_round_seconds", Number, "60",
         "the time in which every VIP that nobody connects to is probed once; 0: never", "must be 0 or 5 to 3600 seconds"),
+    key("traffic.check_seconds", Number, "5",
+        "the time between two probes of what Services ask for by [`cosmolet.io/probe`](probe.md#the-owners-own-probe); 0: never \
+         for its own sake",
+        "must be 0 to 3600 seconds"),
     key("traffic.max_ports", Number, "0",
         "the most VIPs and ports that are counted at once: a VIP takes one entry and each of its ports one more, of \
          152 bytes on each CPU; 0: as many as 64 MiB hold, but 4096 to 65536",

@@ -389,7 +389,12 @@ fn probe(raw: &Raw) -> Result<Probe, ConfigError> {
         seconds @ 5..=3600 => Some(Duration::from_secs(seconds)),
         other => return Err(broken("traffic.probe_round_seconds", other)),
     };
-    Ok(Probe { sources, rate, round })
+    let check = match raw.traffic.check_seconds {
+        0 => None,
+        seconds @ 1..=3600 => Some(Duration::from_secs(seconds)),
+        other => return Err(broken("traffic.check_seconds", other)),
+    };
+    Ok(Probe { sources, rate, round, check })
 }
 
 const fn logging(raw: &Raw) -> Logging {

@@ -141,6 +141,7 @@ pub(super) struct RawTraffic {
     pub(super) probe_sources: Vec<String>,
     pub(super) probe_rate: u32,
     pub(super) probe_round_seconds: u64,
+    pub(super) check_seconds: u64,
     pub(super) max_ports: u32,
     pub(super) max_handshakes: u32,
     pub(super) ejection_share: f64,

@@ -35,7 +35,8 @@ fn an_empty_file_gives_the_defaults() {
     );
     assert_eq!(config.frr_sockets, Path::new("/var/run/frr"));
     let sources = ["198.18.94.0/24", "2001:2:0:c05e::/64"].map(|text| text.parse().unwrap()).to_vec();
-    let probe = Probe { sources, rate: 1000, round: Some(Duration::from_secs(60)) };
+    let (round, check) = (Some(Duration::from_secs(60)), Some(Duration::from_secs(5)));
+    let probe = Probe { sources, rate: 1000, round, check };
     let expected = Traffic {
         mode: TrafficMode::Observe,
         interfaces: Vec::new(),

@@ -224,6 +224,7 @@ impl Engine {
             // What failed for the old decision may well succeed for the new one.
             entry.retry_at = None;
         }
+        self.follow_checks(vip, now);
     }
 
     fn decision(&self, vip: Vip, entry: &VipEntry) -> Decision {

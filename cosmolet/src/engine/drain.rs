@@ -83,6 +83,7 @@ const fn is_planned(reason: WithdrawReason) -> bool {
         | WithdrawReason::PodRestarting
         | WithdrawReason::HostRefuses
         | WithdrawReason::ConnectionsFail
+        | WithdrawReason::ProbeFails
         | WithdrawReason::Proving
         | WithdrawReason::Unproven
         | WithdrawReason::ServiceGone

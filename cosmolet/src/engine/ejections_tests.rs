@@ -1,9 +1,11 @@
 //! What the guard lets stand, told as short stories of one node whose host refuses every connection.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::check::Check;
 use super::ejections::Guard;
-use super::event::{Event, Handshakes, SourceState, TrafficCounts, TrafficSample};
+use super::event::{Event, Handshakes, ProbeOutcome, ProbeReport, SourceState, TrafficCounts, TrafficSample};
 use super::guard::{Permissions, Refused, VALID_FOR};
 use super::intent::Decision;
 use super::observed::{BgpState, KernelEvent, KernelState};
@@ -22,9 +24,13 @@ fn vip() -> Vip {
 }
 
 fn service(remote: u32) -> Event {
+    Event::Service(Box::new(view(remote)))
+}
+
+fn view(remote: u32) -> ServiceView {
     let local = LocalEndpoint { pod: None, condition: EndpointCondition::Ready };
     let remote = EndpointCounts { ready: remote, ..EndpointCounts::default() };
-    Event::Service(Box::new(ServiceView {
+    ServiceView {
         key: ObjectKey::new("d", "web"),
         vips: vec![VipClaim { vip: vip(), kind: VipKind::LoadBalancer, scope: EndpointScope::Local }],
         refused: Vec::new(),
@@ -35,7 +41,7 @@ fn service(remote: u32) -> Event {
         check: None,
         profile: None,
         endpoints: PerFamily { v4: Endpoints { local: vec![local], remote }, v6: Endpoints::default() },
-    }))
+    }
 }
 
 struct Node {
@@ -177,4 +183,25 @@ fn an_answer_that_comes_too_late_permits_nothing() {
     node.answer(Ok(()));
     (0..5).for_each(|_| node.traffic(true));
     assert_eq!((node.is_up(), node.refused()), (true, Some(Refused::Unanswered)));
+}
+
+#[test]
+fn what_its_owner_asks_in_vain_needs_a_permission_too() {
+    let mut node = Node::new(Guard::Register, 1);
+    let check = Check::parse("http://:80/healthz").ok().map(Arc::new);
+    node.tell(Event::Service(Box::new(ServiceView { check, ..view(1) })));
+    node.seconds(5);
+    let mut tell = |outcome| {
+        let (vip, port) = (vip(), PORT);
+        node.tell(Event::Probe(vec![ProbeReport { vip, port, outcome, complaint: None, latency: None }]));
+    };
+    tell(ProbeOutcome::Passed);
+    (0..3).for_each(|_| tell(ProbeOutcome::Unhealthy));
+    assert_eq!((node.asked(), node.is_up(), node.refused()), (Some(1), true, Some(Refused::Unanswered)));
+    node.answer(Err(Refused::EveryoneSuspects));
+    assert!(node.is_up());
+    node.answer(Ok(()));
+    assert!(!node.is_up());
+    node.answer(Err(Refused::LastCandidate));
+    assert!(node.is_up(), "taken back");
 }

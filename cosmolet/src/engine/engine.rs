@@ -41,6 +41,8 @@ pub struct Settings {
     pub prove: Option<Duration>,
     /// The time in which every VIP that nobody connects to is probed once; `None` never does.
     pub probe_round: Option<Duration>,
+    /// The time between two probes of what a Service's owner wants to be asked; `None` never asks for its own sake.
+    pub check: Option<Duration>,
     /// How long a pod counts as unusable after a container of it was restarted.
     pub pod_hold: Duration,
     /// How long a VIP that is to leave as planned is de-preferred first, at most; `None` withdraws it at once.
@@ -62,6 +64,7 @@ impl Default for Settings {
             guard: Guard::default(),
             prove: None,
             probe_round: None,
+            check: None,
             pod_hold: Duration::from_secs(30),
             drain: None,
             linger: Duration::from_secs(1),
@@ -118,6 +121,8 @@ pub struct Engine {
     pub(super) planned_for: Option<u64>,
     /// VIPs whose probes are wanted, and why.
     pub(super) wanted: BTreeMap<Vip, ProbePurpose>,
+    /// When each VIP is to be asked next of whose ports somebody wants something to be asked.
+    pub(super) checks: BTreeMap<Vip, Timestamp>,
     pub(super) round: Round,
     pub(super) signals: NodeSignals,
     pub(super) heard: Heard,
@@ -129,6 +134,7 @@ pub struct Engine {
 pub(super) enum Timer {
     Vip(Vip),
     Probe(Vip),
+    Check(Vip),
     Pod(PodKey),
 }
 
@@ -154,6 +160,7 @@ impl Engine {
             changed: BTreeSet::new(),
             planned_for: None,
             wanted: BTreeMap::new(),
+            checks: BTreeMap::new(),
             round: Round::default(),
             signals: NodeSignals::default(),
             heard: Heard::default(),
@@ -309,6 +316,7 @@ impl Engine {
                     self.follow_doubt(vip, now);
                     self.want_doubtful(vip);
                 }
+                Some((_, Timer::Check(vip))) => self.check(vip, now),
                 Some((_, Timer::Pod(pod))) => self.refresh_pod(&pod, now),
                 None => {}
             }
@@ -321,7 +329,11 @@ impl Engine {
         self.settle_ejection(vip, now);
         self.hold_back_trials(vip, now);
         let Some(entry) = self.vips.get_mut(&vip) else { return };
-        let ticked = entry.claims.iter_mut().map(|claim| claim.traffic.tick(now, &self.settings.traffic));
+        let rules = &self.settings.traffic;
+        let ticked = entry.claims.iter_mut().map(|claim| {
+            claim.weigh_check(now, rules);
+            claim.traffic.tick(now, rules)
+        });
         if ticked.fold(false, |any, changed| any | changed) {
             self.decide(vip, now);
         }

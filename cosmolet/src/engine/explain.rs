@@ -4,6 +4,8 @@
 
 mod would_change;
 
+use std::time::Duration;
+
 use super::engine::Engine;
 use super::event::{Event, SourceState};
 use super::guard::Refused;
@@ -31,6 +33,8 @@ pub struct Explanation {
     pub mode: TrafficMode,
     /// `traffic.rule`
     pub rules: TrafficRules,
+    /// `traffic.check_seconds`; `None` is never.
+    pub check: Option<Duration>,
 }
 
 /// One input.
@@ -105,6 +109,15 @@ pub struct ClaimExplanation {
     pub waits_until: Option<Option<Timestamp>>,
     /// Its declared ports.
     pub ports: Vec<PortExplanation>,
+}
+
+impl ClaimExplanation {
+    /// The probes of the port of which its owner wants something to be asked, once one has passed.
+    #[must_use]
+    pub fn checked(&self) -> Option<PortProbe> {
+        let check = self.status.check.as_ref()?;
+        self.ports.iter().find(|port| port.port == check.port)?.probe
+    }
 }
 
 /// The endpoints of a claim's family.
@@ -193,8 +206,8 @@ impl Engine {
         let status = self.vip_status(vip)?;
         let claims = entry.claims.iter().zip(&status.services);
         let claims = claims.map(|(claim, status)| self.explain_claim(vip, claim, status, now)).collect();
-        let (mode, rules) = (self.settings.traffic_mode, self.settings.traffic);
-        Some(Explanation { at: now, inputs: self.inputs(), claims, mode, rules, status })
+        let (mode, rules, check) = (self.settings.traffic_mode, self.settings.traffic, self.settings.check);
+        Some(Explanation { at: now, inputs: self.inputs(), claims, mode, rules, check, status })
     }
 
     fn inputs(&self) -> Vec<Input> {

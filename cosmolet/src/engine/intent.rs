@@ -70,6 +70,8 @@ pub enum WithdrawReason {
     HostRefuses,
     /// New connections through this node fail, and a second key agrees.
     ConnectionsFail,
+    /// What its owner wants to be asked (`cosmolet.io/probe`) is not answered well.
+    ProbeFails,
     /// It waits, for a moment, for a wire-true probe to pass.
     Proving,
     /// No wire-true probe has passed, and its Service requires one (`cosmolet.io/prove: required`).
@@ -98,6 +100,7 @@ impl WithdrawReason {
             Self::NodeUnknown => "NodeUnknown",
             Self::HostRefuses => "HostRefuses",
             Self::ConnectionsFail => "ConnectionsFail",
+            Self::ProbeFails => "ProbeFails",
             Self::Proving => "Proving",
             Self::Unproven => "Unproven",
             Self::ServiceGone => "ServiceGone",
@@ -127,6 +130,7 @@ impl WithdrawReason {
             Self::ConnectionsFail => {
                 "its new connections through this node fail, and probes or its owner's choice confirm it"
             }
+            Self::ProbeFails => "three times in a row its owner's probe (cosmolet.io/probe) was not answered well",
             Self::Proving => "it waits for a probe of its data plane to pass (traffic.prove_seconds)",
             Self::Unproven => "no probe of its data plane has passed, and its Service says cosmolet.io/prove: required",
             Self::ServiceGone => "no Service claims it",

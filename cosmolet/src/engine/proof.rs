@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use super::event::ProbeOutcome;
+use super::check::Complaint;
+use super::event::{ProbeOutcome, ProbeReport};
 use super::traffic::TrafficRules;
 use super::types::{Port, Timestamp};
 
@@ -16,6 +17,8 @@ const LAST_RETRY: Duration = Duration::from_millis(500);
 /// without one that passes, none that fails means anything.
 const FIRST_REFERENCE: Duration = Duration::from_secs(10);
 const LAST_REFERENCE: Duration = Duration::from_secs(600);
+/// Answers to what was asked before may still come for so long.
+const ANSWERS: Duration = Duration::from_secs(5);
 
 /// Whether a Service's VIPs wait for a proof (`cosmolet.io/prove`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +36,13 @@ pub enum Prove {
 #[derive(Clone, Debug, Default)]
 pub struct Proof {
     wait: Wait,
+    /// The port through which one must pass to end the wait; `None` for any.
+    awaited: Option<Port>,
     last: Option<(Timestamp, ProbeOutcome)>,
+    /// What was wrong with the last answer, until this port answers well or not at all.
+    complaint: Option<(Port, Complaint)>,
+    /// Something else is asked of this port: its answers say nothing until then.
+    anew: Option<(Port, Timestamp)>,
     /// The ports through which a probe has passed with the endpoints as they are: only these can fail.
     ports: Vec<(Port, Passed)>,
     /// It has waited in vain and no probe has ever passed: something refuses probes, and to wait again would be in vain.
@@ -71,6 +80,8 @@ pub struct ProofStatus {
     pub proven: bool,
     /// How many in a row have failed since, of the worst port.
     pub failures: u32,
+    /// What was wrong with the last answer, where only the answer was.
+    pub complaint: Option<Complaint>,
 }
 
 impl Proof {
@@ -80,8 +91,10 @@ impl Proof {
         matches!(self.wait, Wait::Since(..))
     }
 
-    /// Begins to wait; `required` does so even where it was in vain before.
-    pub const fn begin(&mut self, now: Timestamp, required: bool) {
+    /// Begins to wait for one that passes through `awaited`, or through any port; `required` does so even where it was in vain
+    /// before.
+    pub const fn begin(&mut self, awaited: Option<Port>, now: Timestamp, required: bool) {
+        self.awaited = awaited;
         if required || !self.vain {
             self.wait = Wait::Since(now, now, 0);
         }
@@ -96,6 +109,13 @@ impl Proof {
     pub fn renew(&mut self) {
         self.ports.clear();
         (self.reference_at, self.references) = (Timestamp::ZERO, 0);
+    }
+
+    /// Something else is asked of this port from now on, or nothing but handshakes any more: what passed before proves nothing.
+    pub fn ask_anew(&mut self, port: Option<Port>, now: Timestamp) {
+        self.renew();
+        (self.awaited, self.vain, self.complaint) = (port, false, None);
+        self.anew = port.map(|port| (port, now.after(ANSWERS)));
     }
 
     /// Clients are served: a probe that passes now would make one that fails later mean something. True where one is due
@@ -123,8 +143,13 @@ impl Proof {
     }
 
     /// Takes an outcome. Returns true where the wait has ended.
-    pub fn record(&mut self, port: Port, outcome: ProbeOutcome, now: Timestamp, rules: &TrafficRules) -> bool {
+    pub fn record(&mut self, report: &ProbeReport, now: Timestamp, rules: &TrafficRules) -> bool {
+        let (port, outcome) = (report.port, report.outcome);
+        if self.anew.is_some_and(|(of, until)| of == port && now < until) {
+            return false;
+        }
         self.last = Some((now, outcome));
+        self.complain(report);
         let waited = self.waits();
         let known = self.ports.iter_mut().find(|(known, _)| *known == port);
         match (outcome, known) {
@@ -134,8 +159,10 @@ impl Proof {
                     Some((_, known)) => *known = passed,
                     None => self.ports.push((port, passed)),
                 }
-                self.vain = false;
-                self.wait = Wait::No;
+                if self.awaits(port) {
+                    self.vain = false;
+                    self.wait = Wait::No;
+                }
             }
             (
                 ProbeOutcome::RefusedByBackend
@@ -161,11 +188,26 @@ impl Proof {
         waited && !self.waits()
     }
 
+    fn complain(&mut self, report: &ProbeReport) {
+        match report.outcome {
+            ProbeOutcome::Unhealthy => self.complaint = report.complaint.map(|complaint| (report.port, complaint)),
+            ProbeOutcome::Lost => {}
+            ProbeOutcome::Passed
+            | ProbeOutcome::RefusedByBackend
+            | ProbeOutcome::RefusedByHost
+            | ProbeOutcome::Silent => self.complaint = self.complaint.filter(|(of, _)| *of != report.port),
+        }
+    }
+
+    fn awaits(&self, port: Port) -> bool {
+        self.awaited.is_none_or(|awaited| awaited == port)
+    }
+
     /// Lets time pass; `limit` is how long a claim waits, `None` for ever. Returns true where the wait has ended.
     pub fn tick(&mut self, now: Timestamp, limit: Option<Duration>) -> bool {
         match (self.wait, limit) {
             (Wait::Since(since, ..), Some(limit)) if now.since(since) >= limit => {
-                self.vain = self.ports.is_empty();
+                self.vain = !self.ports.iter().any(|(port, _)| self.awaits(*port));
                 self.wait = Wait::No;
                 true
             }
@@ -254,6 +296,7 @@ impl Proof {
     /// For the status.
     #[must_use]
     pub fn status(&self) -> ProofStatus {
-        ProofStatus { last: self.last, proven: self.proven(), failures: self.worst() }
+        let complaint = self.complaint.map(|(_, complaint)| complaint);
+        ProofStatus { last: self.last, proven: self.proven(), failures: self.worst(), complaint }
     }
 }

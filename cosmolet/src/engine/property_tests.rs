@@ -7,7 +7,11 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::attributes::{Attributes, Profile};
-use super::event::{Event, Handshakes, ProbeOutcome, ProbeReport, SourceState, TrafficCounts, TrafficSample};
+use super::check::Check;
+use super::engine::Timer;
+use super::event::{
+    Event, Handshakes, ProbeOutcome, ProbePurpose, ProbeReport, SourceState, TrafficCounts, TrafficSample,
+};
 use super::intent::Decision;
 use super::observed::{
     BgpFault, BgpState, BgpView, KernelEvent, KernelState, LoopbackAddress, Network, Owner, ProberState, ProgramsState,
@@ -187,6 +191,12 @@ fn profile(kind: u8) -> Option<Arc<Profile>> {
     Profile::new(attributes, |text| text.len() as u64 + u64::from(kind))
 }
 
+/// None, one of the declared port, or another one of it.
+fn check(kind: u8) -> Option<Arc<Check>> {
+    let text = ["", "http://:80/a", "", "grpc://:80"][usize::from(kind % 4)];
+    Check::parse(text).ok().map(Arc::new)
+}
+
 fn service() -> impl Strategy<Value = Event> {
     (0..4_u8, prop::collection::btree_set(0..6_u8, 0..3), 0..3_u8, 0..2_u8, 0..3_u32, any::<bool>(), 0..8_u8).prop_map(
         |(name, vips, ready, draining, remote, local, ports)| {
@@ -206,7 +216,7 @@ fn service() -> impl Strategy<Value = Event> {
                 terminating: Terminating::Serving,
                 prove: super::proof::Prove::Wait,
                 policy: TrafficPolicy { evidence, fault },
-                check: None,
+                check: check(ports),
                 profile: profile(ports),
                 endpoints: PerFamily { v4: endpoints.clone(), v6: endpoints },
             }))
@@ -314,6 +324,7 @@ impl Run {
                 addresses: !bare,
                 traffic_mode: mode,
                 drain: Some(Duration::from_secs(5)),
+                check: Some(Duration::from_secs(5)),
                 ..Settings::default()
             }),
             world: World { bgp_up: true, bare, modes: PerFamily { v4: dynamic, v6: dynamic }, ..World::default() },
@@ -335,7 +346,15 @@ impl Run {
     fn plan(&mut self, how: How) -> Plan {
         let plan = self.engine.plan(self.now);
         assert!(!self.engine.wants_withdrawal(), "a withdrawal that the plan left out");
-        self.engine.take_probes(3);
+        for request in self.engine.take_probes(3) {
+            assert!(!request.ports.is_empty(), "{request:?}");
+            for (port, check) in &request.ports {
+                assert!(check.as_ref().is_none_or(|check| check.port == *port), "{request:?}");
+                assert!(check.is_some() || request.purpose != ProbePurpose::Check, "{request:?}");
+            }
+        }
+        let timers = self.engine.timers.iter().filter(|(_, timer)| matches!(timer, Timer::Check(_))).count();
+        assert_eq!(timers, self.engine.checks.len(), "each VIP that is asked has one timer");
         for explanation in (0..6).filter_map(|n| self.engine.explain(vip(n), self.now)) {
             assert!(!explanation.would_change().is_empty(), "{explanation:?}");
         }

@@ -105,6 +105,7 @@ impl Engine {
         let rules = &settings.traffic;
         let (mut changed, mut told, mut doubted, mut wants) = (false, false, false, false);
         for claim in &mut entry.claims {
+            claim.weigh_check(now, rules);
             let terms = Terms {
                 mode: acting(settings.traffic_mode, claim, stale),
                 rules,

@@ -1,11 +1,13 @@
 //! What the traffic and the guards lead to, told as short stories of one node.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::attributes::Route;
+use super::check::{Check, Complaint};
 use super::event::{Event, Handshakes, ProbeOutcome, ProbeReport, SourceState, TrafficCounts, TrafficSample};
 use super::intent::{Decision, WithdrawReason};
 use super::observed::{BgpState, BgpView, KernelEvent, KernelState, ProberState};
@@ -16,8 +18,9 @@ use super::service::{
 };
 use super::signals::Agreement;
 use super::status::VipState;
-use super::traffic::{OnFault, SecondKey, TrafficMode, TrafficPolicy};
+use super::traffic::{Charge, OnFault, SecondKey, TrafficMode, TrafficPolicy};
 use super::types::{Mode, ObjectKey, PerFamily, Port, Protocol, Timestamp, Vip};
+use super::verdict::Verdict;
 use super::{Engine, Settings};
 
 const PORT: Port = Port { protocol: Protocol::Tcp, number: 80 };
@@ -27,13 +30,23 @@ fn vip(n: u8) -> Vip {
 }
 
 fn service(n: u8, endpoints: u8, policy: TrafficPolicy) -> Event {
+    Event::Service(Box::new(view(n, endpoints, policy)))
+}
+
+/// One whose owner wants something to be asked.
+fn asking(n: u8, policy: TrafficPolicy) -> Event {
+    let check = Check::parse("http://:80/healthz").ok().map(Arc::new);
+    Event::Service(Box::new(ServiceView { check, ..view(n, 1, policy) }))
+}
+
+fn view(n: u8, endpoints: u8, policy: TrafficPolicy) -> ServiceView {
     let endpoint = |n: u8| LocalEndpoint {
         pod: Some(ObjectKey::new("d", &format!("pod{n}"))),
         condition: EndpointCondition::Ready,
     };
     let remote = EndpointCounts { ready: 1, ..EndpointCounts::default() };
     let endpoints = Endpoints { local: (0..endpoints).map(endpoint).collect(), remote };
-    Event::Service(Box::new(ServiceView {
+    ServiceView {
         key: ObjectKey::new("d", &format!("svc{n}")),
         vips: vec![VipClaim { vip: vip(n), kind: VipKind::LoadBalancer, scope: EndpointScope::Local }],
         refused: Vec::new(),
@@ -44,7 +57,7 @@ fn service(n: u8, endpoints: u8, policy: TrafficPolicy) -> Event {
         check: None,
         profile: None,
         endpoints: PerFamily { v4: endpoints.clone(), v6: endpoints },
-    }))
+    }
 }
 
 fn passive() -> TrafficPolicy {
@@ -112,6 +125,31 @@ impl Node {
         self.tell(Event::Probe(vec![ProbeReport { vip: vip(1), port: PORT, outcome, complaint: None, latency: None }]));
     }
 
+    /// A node whose VIP's owner wants something to be asked, which was answered well once; nobody connects.
+    fn asked(mode: TrafficMode, policy: TrafficPolicy) -> Self {
+        let mut node = Self::new(mode, &[]);
+        node.tell(Event::Prober(ProberState::Running));
+        node.tell(asking(1, policy));
+        node.probe(ProbeOutcome::Passed);
+        node
+    }
+
+    fn unhealthy(&mut self, times: u32) {
+        let (outcome, complaint) = (ProbeOutcome::Unhealthy, Some(Complaint::Status(503)));
+        for _ in 0..times {
+            self.tell(Event::Probe(vec![ProbeReport { vip: vip(1), port: PORT, outcome, complaint, latency: None }]));
+        }
+    }
+
+    /// So many seconds without anything.
+    fn idle(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.now = self.now.after(Duration::from_secs(1));
+            self.tell(Event::Tick);
+            self.engine.plan(self.now);
+        }
+    }
+
     /// Whatever is planned is done.
     fn carry_out(&mut self) -> Vec<Step> {
         let steps = self.engine.plan(self.now).into_steps();
@@ -134,6 +172,7 @@ impl Node {
 }
 
 const FAILS: Decision = Decision::Withdraw(WithdrawReason::ConnectionsFail);
+const UNHEALTHY: Decision = Decision::Withdraw(WithdrawReason::ProbeFails);
 
 #[test]
 fn failing_handshakes_are_suspect_in_three_samples_and_convict_nobody_alone() {
@@ -339,6 +378,176 @@ fn the_two_worlds_are_compared() {
     let agreement = node.engine.agreement();
     let expected = Agreement { both_up: 20, only_traffic_down: 3, only_control_down: 5, both_down: 2 };
     assert_eq!(agreement, expected);
+}
+
+#[test]
+fn three_bad_answers_convict_though_nobody_connects() {
+    let mut node = Node::asked(TrafficMode::Enforce, TrafficPolicy::default());
+    node.unhealthy(2);
+    node.probe(ProbeOutcome::Lost);
+    assert_eq!((node.health(), node.is_up()), ("up", true));
+    node.unhealthy(1);
+    assert_eq!((node.health(), node.decision(1)), ("down", UNHEALTHY));
+    // One of them good, and it is not three in a row.
+    let mut node = Node::asked(TrafficMode::Enforce, TrafficPolicy::default());
+    node.unhealthy(2);
+    node.probe(ProbeOutcome::Passed);
+    node.unhealthy(2);
+    assert!(node.is_up());
+    // A port that does not even accept is not healthy either.
+    node.probe(ProbeOutcome::RefusedByBackend);
+    assert_eq!(node.decision(1), UNHEALTHY);
+}
+
+#[test]
+fn a_question_that_was_never_answered_well_convicts_nobody() {
+    let mut node = Node::new(TrafficMode::Enforce, &[]);
+    node.tell(Event::Prober(ProberState::Running));
+    node.tell(asking(1, TrafficPolicy::default()));
+    for _ in 0..60 {
+        node.unhealthy(1);
+        node.seconds(1, fine(10));
+    }
+    assert_eq!((node.health(), node.is_up()), ("up", true));
+}
+
+#[test]
+fn bad_answers_to_what_nobody_wanted_to_ask_prove_nothing() {
+    let mut node = Node::asked(TrafficMode::Enforce, TrafficPolicy::default());
+    node.unhealthy(2);
+    node.tell(service(1, 1, TrafficPolicy::default()));
+    node.unhealthy(9);
+    assert_eq!((node.health(), node.is_up()), ("up", true));
+    // Handshakes alone are asked for again: what fails is the connections, and nobody makes any.
+    (0..9).for_each(|_| node.probe(ProbeOutcome::Silent));
+    assert!(node.is_up());
+}
+
+#[test]
+fn observed_bad_answers_are_shown_until_one_is_good_or_they_are_old() {
+    let mut node = Node::asked(TrafficMode::Observe, TrafficPolicy::default());
+    node.unhealthy(3);
+    assert_eq!((node.health(), node.is_up()), ("suspect", true));
+    let verdict = |node: &Node| node.engine.vip_status(vip(1)).unwrap().services[0].verdict;
+    assert_eq!(verdict(&node), Verdict::Suspect(Charge::ProbeFails));
+    node.probe(ProbeOutcome::Passed);
+    assert_eq!(node.health(), "up");
+    node.unhealthy(3);
+    node.idle(30);
+    assert_eq!(node.health(), "suspect");
+    node.idle(4);
+    assert_eq!(node.health(), "up", "nothing was heard of it for longer than traffic.rule.probe_age");
+    // Without the annotation it is over at once.
+    node.unhealthy(3);
+    assert_eq!(node.health(), "suspect");
+    node.tell(service(1, 1, TrafficPolicy::default()));
+    node.engine.plan(node.now);
+    assert_eq!(node.health(), "up");
+}
+
+/// Seldom asked, it stays suspect all the same: what fails is asked again while its failures still count.
+#[test]
+fn a_suspicion_outlasts_a_long_pause_between_two_checks() {
+    let mut node = Node::asked(TrafficMode::Observe, TrafficPolicy::default());
+    node.engine.settings.check = Some(Duration::from_secs(600));
+    node.tell(asking(1, passive()));
+    node.unhealthy(3);
+    for second in 0..300 {
+        node.idle(1);
+        if !node.engine.take_probes(10).is_empty() {
+            node.unhealthy(1);
+        }
+        assert_eq!(node.health(), "suspect", "after {second} s");
+    }
+}
+
+#[test]
+fn bad_answers_go_through_the_guards() {
+    let mut stale = Node::asked(TrafficMode::Enforce, TrafficPolicy::default());
+    stale.tell(Event::Source(SourceState::Stale("gone".to_owned())));
+    stale.unhealthy(9);
+    assert_eq!((stale.health(), stale.is_up()), ("suspect", true));
+    stale.tell(Event::Source(SourceState::Synced));
+    stale.unhealthy(1);
+    assert_eq!(stale.decision(1), UNHEALTHY);
+
+    let ignore = TrafficPolicy { fault: OnFault::Ignore, ..TrafficPolicy::default() };
+    let mut ignored = Node::asked(TrafficMode::Enforce, ignore);
+    ignored.unhealthy(9);
+    assert_eq!((ignored.health(), ignored.is_up()), ("suspect", true));
+
+    let mut last = Node::asked(TrafficMode::Enforce, TrafficPolicy::default());
+    let Event::Service(mut view) = asking(1, TrafficPolicy::default()) else { panic!() };
+    view.endpoints.v4.remote = EndpointCounts::default();
+    last.tell(Event::Service(view));
+    last.probe(ProbeOutcome::Passed);
+    last.unhealthy(9);
+    assert_eq!((last.health(), last.is_up()), ("suspect", true));
+    let refused = last.engine.vip_status(vip(1)).unwrap().ejection_refused;
+    assert_eq!(refused, Some(super::guard::Refused::LastCandidate));
+}
+
+#[test]
+fn bad_answers_may_make_it_the_last_resort() {
+    let gentle = TrafficPolicy { fault: OnFault::Depreference, ..TrafficPolicy::default() };
+    let mut node = Node::asked(TrafficMode::Enforce, gentle);
+    let modes = PerFamily { v4: Mode::Dynamic, v6: Mode::Dynamic };
+    let view = BgpView { generation: 1, asn: 65001, modes, networks: BTreeMap::new(), peers: Vec::new() };
+    node.tell(Event::Bgp(BgpState::Up(view)));
+    node.unhealthy(3);
+    assert_eq!(node.decision(1), Decision::Depreference(WithdrawReason::ProbeFails));
+}
+
+#[test]
+fn after_bad_answers_a_trial_waits_for_a_good_one_and_fails_by_bad_ones_while_there_is_budget() {
+    let mut node = Node::asked(TrafficMode::Enforce, TrafficPolicy::default());
+    node.unhealthy(3);
+    for _ in 0..120 {
+        node.idle(1);
+        if !node.engine.take_probes(10).is_empty() {
+            node.unhealthy(1);
+        }
+        assert_eq!(node.decision(1), UNHEALTHY);
+    }
+    node.probe(ProbeOutcome::Passed);
+    node.idle(3);
+    assert_eq!((node.health(), node.is_up()), ("trial", true));
+    node.unhealthy(2);
+    assert_eq!(node.health(), "trial");
+    node.unhealthy(1);
+    assert_eq!((node.health(), node.decision(1)), ("down", UNHEALTHY));
+    // The second time in a quarter of an hour: the third is one too many.
+    node.idle(70);
+    node.probe(ProbeOutcome::Passed);
+    node.idle(3);
+    assert_eq!(node.health(), "trial");
+    node.unhealthy(9);
+    assert_eq!((node.health(), node.is_up()), ("suspect", true));
+}
+
+#[test]
+fn a_trial_after_bad_answers_ends_well_with_good_ones() {
+    let mut node = Node::asked(TrafficMode::Enforce, TrafficPolicy::default());
+    node.unhealthy(3);
+    node.idle(34);
+    node.probe(ProbeOutcome::Passed);
+    node.idle(3);
+    assert_eq!(node.health(), "trial");
+    node.idle(61);
+    assert_eq!(node.health(), "up");
+}
+
+#[test]
+fn bad_answers_of_most_vips_are_no_verdict_over_the_node() {
+    let mut node = Node::new(TrafficMode::Observe, &[]);
+    node.tell(Event::Prober(ProberState::Running));
+    (1..=6).for_each(|n| node.tell(asking(n, TrafficPolicy::default())));
+    for outcome in [ProbeOutcome::Passed, ProbeOutcome::Unhealthy, ProbeOutcome::Unhealthy, ProbeOutcome::Unhealthy] {
+        let report = |n| ProbeReport { vip: vip(n), port: PORT, outcome, complaint: None, latency: None };
+        node.tell(Event::Probe((1..=6).map(report).collect()));
+    }
+    node.second((1..=6).map(|n| sample(n, fine(10))).collect());
+    assert_eq!((node.health(), node.engine.node_suspect()), ("suspect", false));
 }
 
 fn some_handshakes() -> impl Strategy<Value = Handshakes> {

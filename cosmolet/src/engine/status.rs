@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::attributes::Route;
+use super::check::Check;
 use super::engine::Engine;
 use super::event::SourceState;
 use super::guard::Refused;
@@ -129,6 +130,8 @@ pub struct ClaimStatus {
     pub verdict: Verdict,
     /// What wire-true probes have shown.
     pub proof: ProofStatus,
+    /// What its owner wants to be asked.
+    pub check: Option<Arc<Check>>,
 }
 
 impl Engine {
@@ -209,6 +212,7 @@ impl Engine {
                 ejections: claim.traffic.ejections(),
                 verdict: claim.verdict(&self.settings.traffic),
                 proof: claim.proof.status(),
+                check: claim.check.clone(),
             })
             .collect()
     }

@@ -78,6 +78,8 @@ pub enum Charge {
     HostRefuses,
     /// Handshakes fail.
     ConnectionsFail,
+    /// What its owner wants to be asked is not answered well. Needs no second key: it is asked three times.
+    ProbeFails,
 }
 
 impl Charge {
@@ -87,6 +89,7 @@ impl Charge {
         match self {
             Self::HostRefuses => WithdrawReason::HostRefuses,
             Self::ConnectionsFail => WithdrawReason::ConnectionsFail,
+            Self::ProbeFails => WithdrawReason::ProbeFails,
         }
     }
 }
@@ -142,6 +145,8 @@ pub struct TrafficHealth {
     state: TrafficState,
     charge: Option<Charge>,
     quiet_until: Option<Timestamp>,
+    /// The port of which its owner's question is answered badly, as its probes have it.
+    failing_check: Option<Port>,
     /// What only a conviction makes; most claims never see one.
     record: Option<Box<Record>>,
 }
@@ -206,6 +211,17 @@ impl TrafficHealth {
             let quiet = withdrawn || self.quiet_until.is_some_and(|until| now < until);
             self.ports.entry(sample.port).or_default().push(sample, quiet, now, terms.rules);
         }
+    }
+
+    /// Takes the port of which its owner's question is answered badly, where probes convince of that.
+    pub const fn set_failing_check(&mut self, port: Option<Port>) {
+        self.failing_check = port;
+    }
+
+    /// Its owner's question is answered badly.
+    #[must_use]
+    pub const fn check_fails(&self) -> bool {
+        self.failing_check.is_some()
     }
 
     /// Judges by what was observed. Returns true where the state has changed.
@@ -291,7 +307,7 @@ impl TrafficHealth {
     #[must_use]
     pub fn is_to_be_convicted(&self, now: Timestamp, terms: &Terms<'_>) -> bool {
         self.state == TrafficState::Suspect
-            && self.charge_now(now, terms.rules).is_some_and(|charge| self.convicts(charge, now, terms))
+            && self.charges(now, terms.rules).any(|charge| self.convicts(charge, now, terms))
     }
 
     /// Ends a withdrawal that is no longer permitted: nothing is proven against it any more. Returns true where it was withdrawn.
@@ -326,21 +342,26 @@ impl TrafficHealth {
     /// Forgets the ports that are no longer declared.
     pub fn keep_ports(&mut self, declared: &[Port]) {
         self.ports.retain(|port, _| declared.contains(port));
+        self.failing_check = self.failing_check.filter(|port| declared.contains(port));
         if let Some(record) = &mut self.record {
             record.blamed.retain(|port| declared.contains(port));
         }
     }
 
-    /// What is held against it now, the weightier first.
+    /// What is held against it now: the weightiest.
     #[must_use]
     pub fn charge_now(&self, now: Timestamp, rules: &TrafficRules) -> Option<Charge> {
-        if self.refused_now(now, rules) {
-            Some(Charge::HostRefuses)
-        } else if self.ports.values().any(|port| port.suspect(now, rules)) {
-            Some(Charge::ConnectionsFail)
-        } else {
-            None
-        }
+        self.charges(now, rules).next()
+    }
+
+    /// All that is held against it now, the weightier first.
+    fn charges(&self, now: Timestamp, rules: &TrafficRules) -> impl Iterator<Item = Charge> + use<> {
+        let all = [
+            (self.refused_now(now, rules), Charge::HostRefuses),
+            (self.fails(now, rules), Charge::ConnectionsFail),
+            (self.check_fails(), Charge::ProbeFails),
+        ];
+        all.into_iter().filter_map(|(stands, charge)| stands.then_some(charge))
     }
 
     /// The withdrawals that the budget has left.
@@ -360,9 +381,11 @@ impl TrafficHealth {
     }
 
     fn judge_anew(&mut self, now: Timestamp, terms: &Terms<'_>) {
-        let Some(charge) = self.charge_now(now, terms.rules) else { return self.clear() };
-        self.charge = Some(charge);
-        if self.convicts(charge, now, terms) {
+        let Some(weightiest) = self.charge_now(now, terms.rules) else { return self.clear() };
+        // One that lacks its second key does not stand before one that needs none.
+        let proven = self.charges(now, terms.rules).find(|charge| self.convicts(*charge, now, terms));
+        self.charge = Some(proven.unwrap_or(weightiest));
+        if proven.is_some() {
             let forgiven = self.convicted_at().is_none_or(|at| now.since(at) >= terms.rules.forgive);
             let ejections = if forgiven { 1 } else { self.ejections().saturating_add(1) };
             self.convict(ejections, now, terms);
@@ -373,7 +396,10 @@ impl TrafficHealth {
 
     /// The charge is proven, and acts.
     fn convicts(&self, charge: Charge, now: Timestamp, terms: &Terms<'_>) -> bool {
-        let proven = charge == Charge::HostRefuses || terms.second_key;
+        let proven = match charge {
+            Charge::HostRefuses | Charge::ProbeFails => true,
+            Charge::ConnectionsFail => terms.second_key,
+        };
         proven && terms.mode == TrafficMode::Enforce && self.budget_left(now, terms.rules) > 0
     }
 
@@ -384,19 +410,21 @@ impl TrafficHealth {
             .any(|(refused, completed)| refused >= rules.refused_share && completed < rules.completed_share)
     }
 
-    /// A failed trial for the host's refusals is damped by its growing hold alone. Failing handshakes, the weaker evidence,
-    /// need their second key here too, and room in the budget.
+    /// A failed trial for the host's refusals is damped by its growing hold alone. Failing handshakes and probes, the weaker
+    /// evidence, need room in the budget, and the former their second key here too.
     fn judge_trial(&mut self, since: Timestamp, now: Timestamp, terms: &Terms<'_>) {
         let rules = terms.rules;
         let shares = || self.ports.values().flat_map(|port| port.shares(now, rules, 1));
         let acts = terms.mode == TrafficMode::Enforce;
+        let budgeted = acts && self.budget_left(now, rules) > 0;
+        let fails = self.ports.values().any(|port| port.fails_trial(now, rules));
         if shares().any(|(refused, _)| refused >= rules.trial_refused_share) {
             self.fail_trial(Charge::HostRefuses, acts, now, terms);
-        } else if self.ports.values().any(|port| port.fails_trial(now, rules)) {
-            if !acts || terms.second_key {
-                self.fail_trial(Charge::ConnectionsFail, acts && self.budget_left(now, rules) > 0, now, terms);
-            }
-        } else if now.since(since) >= rules.min_trial && shares().any(|(_, completed)| completed > 0.0) {
+        } else if fails && (!acts || terms.second_key) {
+            self.fail_trial(Charge::ConnectionsFail, budgeted, now, terms);
+        } else if self.check_fails() {
+            self.fail_trial(Charge::ProbeFails, budgeted, now, terms);
+        } else if !fails && now.since(since) >= rules.min_trial && shares().any(|(_, completed)| completed > 0.0) {
             self.clear();
         }
     }
@@ -415,6 +443,7 @@ impl TrafficHealth {
             |port: &PortEvidence| port.shares(now, rules, 1).any(|(refused, _)| refused >= rules.trial_refused_share);
         match self.charge {
             Some(Charge::ConnectionsFail) => self.accused(now, rules).collect(),
+            Some(Charge::ProbeFails) => self.failing_check.into_iter().collect(),
             Some(Charge::HostRefuses) | None => {
                 self.ports.iter().filter(|(_, evidence)| refuses(evidence)).map(|(port, _)| *port).collect()
             }

@@ -143,6 +143,49 @@ fn a_day_of_traffic_is_remembered_in_a_few_samples() {
     assert!(held <= 60, "{held}");
 }
 
+#[test]
+fn charges_stand_in_the_order_of_their_weight() {
+    let rules = RULES();
+    let port = refused(1).port;
+    let mut health = TrafficHealth::default();
+    assert_eq!(health.charge_now(at(1), &rules), None);
+    health.set_failing_check(Some(port));
+    assert_eq!(health.charge_now(at(1), &rules), Some(Charge::ProbeFails));
+    for second in 1..=20 {
+        let (completed, refused_backend) = if second < 15 { (10, 0) } else { (0, 10) };
+        let handshakes =
+            Handshakes { completed, refused_backend, failed_prefixes: 0b111, one_in: 1, ..Handshakes::default() };
+        let sample = TrafficSample { handshakes, ..tcp(TrafficCounts::default()) };
+        feed(&mut health, sample, second, TrafficMode::Observe);
+    }
+    assert_eq!(health.charge_now(at(20), &rules), Some(Charge::ConnectionsFail));
+    assert_eq!((health.state(), health.charge()), (TrafficState::Suspect, Some(Charge::ConnectionsFail)));
+    // Nothing has joined the handshakes, and the question needs nothing to.
+    let mut enforced = health.clone();
+    let terms = Terms { mode: TrafficMode::Enforce, rules: &rules, jitter: 0.0, second_key: false };
+    assert!(enforced.is_to_be_convicted(at(20), &terms));
+    enforced.judge(at(20), &terms);
+    assert_eq!((enforced.state(), enforced.charge()), (TrafficState::Convicted(at(50)), Some(Charge::ProbeFails)));
+    feed(&mut health, refused(9), 21, TrafficMode::Observe);
+    assert_eq!(health.charge_now(at(21), &rules), Some(Charge::HostRefuses));
+    let mut charges = [Charge::ProbeFails, Charge::HostRefuses, Charge::ConnectionsFail];
+    charges.sort_unstable();
+    assert_eq!(charges, [Charge::HostRefuses, Charge::ConnectionsFail, Charge::ProbeFails]);
+}
+
+#[test]
+fn what_is_asked_in_vain_is_blamed_and_forgotten_with_its_port() {
+    let (rules, port) = (RULES(), Port { protocol: Protocol::Udp, number: 53 });
+    let terms = Terms { mode: TrafficMode::Enforce, rules: &rules, jitter: 0.0, second_key: false };
+    let mut health = TrafficHealth::default();
+    health.set_failing_check(Some(port));
+    assert!(health.judge(at(1), &terms));
+    assert_eq!((health.state(), health.charge()), (TrafficState::Convicted(at(31)), Some(Charge::ProbeFails)));
+    assert_eq!(health.blamed(), [port]);
+    health.keep_ports(&[]);
+    assert!(health.blamed().is_empty() && !health.check_fails());
+}
+
 fn convicted_before(ejections: u32) -> TrafficHealth {
     let record = Record { ejections, convicted_at: at(0), ..Record::default() };
     TrafficHealth { record: Some(Box::new(record)), ..TrafficHealth::default() }

@@ -65,7 +65,10 @@ impl Verdict {
                  could make it suspect but not convict it"
             }
             Self::Clear => "nothing is held against it",
-            Self::Suspect(_) => "something is held against its new connections, and nothing acts on that",
+            Self::Suspect(Charge::ProbeFails) => "its owner's probe is not answered well, and nothing acts on that",
+            Self::Suspect(Charge::HostRefuses | Charge::ConnectionsFail) => {
+                "something is held against its new connections, and nothing acts on that"
+            }
             Self::Convicted(_) => "withdrawn for it, until its hold is over and a probe passes",
             Self::Trial(_) => "it was convicted a while ago and is advertised again, judged more strictly",
         }

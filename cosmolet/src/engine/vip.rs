@@ -10,7 +10,7 @@ use super::intent::{Decision, VipHealth, WithdrawReason};
 use super::lost::Lost;
 use super::proof::{Proof, Prove};
 use super::service::VipKind;
-use super::traffic::{OnFault, TrafficHealth, TrafficPolicy, TrafficState};
+use super::traffic::{OnFault, TrafficHealth, TrafficPolicy, TrafficRules, TrafficState};
 use super::types::{FNV_OFFSET, Port, Ports, ServiceKey, Timestamp, Vip, fnv};
 use super::verdict::Verdict;
 
@@ -83,6 +83,17 @@ impl Claim {
     fn wants_depreference(&self) -> bool {
         let convicted = matches!(self.traffic.state(), TrafficState::Convicted(_));
         self.control.is_ok() && convicted && self.policy.fault == OnFault::Depreference
+    }
+
+    /// The port of which its owner wants something to be asked.
+    pub(super) fn checked_port(&self) -> Option<Port> {
+        self.check.as_ref().map(|check| check.port)
+    }
+
+    /// Takes from its probes whether that is answered badly.
+    pub(super) fn weigh_check(&mut self, now: Timestamp, rules: &TrafficRules) {
+        let port = self.checked_port().filter(|_| self.control.is_ok());
+        self.traffic.set_failing_check(port.filter(|port| self.proof.convinces(*port, now, rules)));
     }
 
     const fn charged(&self) -> WithdrawReason {

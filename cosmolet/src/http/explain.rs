@@ -60,8 +60,28 @@ pub struct ClaimRow {
     pub remote: Option<EndpointsRow>,
     /// The verdict of its traffic.
     pub traffic: VerdictRow,
+    /// What its owner wants to be asked.
+    #[serde(default)]
+    pub check: Option<CheckRow>,
     /// Its declared ports.
     pub ports: Vec<ExplainedPort>,
+}
+
+/// What a Service's owner wants to be asked (`cosmolet.io/probe`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckRow {
+    /// The question, as `http://:8080/healthz`.
+    pub asks: String,
+    /// How often; nothing where it is not asked for its own sake.
+    pub every_seconds: Option<f64>,
+    /// What was wrong with the last answer, until one is good.
+    pub complaint: Option<String>,
+    /// How long ago it was last answered well with the endpoints as they are; nothing if it never was.
+    pub passed_age_seconds: Option<f64>,
+    /// How many bad answers in a row have come since.
+    pub failures: u32,
+    /// Convicted from so many on.
+    pub failures_needed: u32,
 }
 
 /// Endpoints of one family.
@@ -228,8 +248,22 @@ fn claim_row(claim: &ClaimExplanation, whole: &Explanation) -> ClaimRow {
         local: claim.endpoints.map(|tally| endpoints(tally.local)),
         remote: claim.endpoints.map(|tally| endpoints(tally.remote)),
         traffic: verdict_row(claim, whole.at),
+        check: check_row(claim, whole),
         ports: claim.ports.iter().map(|port| port_row(port, whole)).collect(),
     }
+}
+
+fn check_row(claim: &ClaimExplanation, whole: &Explanation) -> Option<CheckRow> {
+    let check = claim.status.check.as_ref()?;
+    let probe = claim.checked();
+    Some(CheckRow {
+        asks: check.to_string(),
+        every_seconds: whole.check.map(seconds),
+        complaint: claim.status.proof.complaint.map(|complaint| complaint.to_string()),
+        passed_age_seconds: probe.map(|probe| age(probe.passed_at, whole.at)),
+        failures: probe.map_or(0, |probe| probe.failures),
+        failures_needed: whole.rules.probes,
+    })
 }
 
 const fn endpoints(counts: EndpointCounts) -> EndpointsRow {

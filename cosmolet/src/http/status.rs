@@ -228,6 +228,12 @@ pub struct ServiceRow {
     pub probe: Option<String>,
     /// A probe has passed with the endpoints as they are.
     pub proven: bool,
+    /// What its owner wants to be asked (`cosmolet.io/probe`).
+    #[serde(default)]
+    pub probe_check: Option<String>,
+    /// What was wrong with the last answer to that, until one is good.
+    #[serde(default)]
+    pub probe_complaint: Option<String>,
 }
 
 /// What was counted for one port since the daemon's start.
@@ -495,6 +501,8 @@ fn service_row(claim: &ClaimStatus) -> ServiceRow {
         ejections: claim.ejections,
         probe: claim.proof.last.map(|(_, outcome)| outcome.as_str().to_owned()),
         proven: claim.proof.proven,
+        probe_check: claim.check.as_ref().map(ToString::to_string),
+        probe_complaint: claim.proof.complaint.map(|complaint| complaint.to_string()),
     }
 }
 

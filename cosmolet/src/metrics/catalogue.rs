@@ -353,7 +353,7 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Counter,
         of_vip: false,
         labels: &["purpose", "outcome"],
-        meaning: "[wire-true probes](probe.md): for a `proof`, a `conviction`, a `trial`, as a `reference`, in the `round`; `passed`, `refused_backend`, `refused_host`, `silent`, `lost`",
+        meaning: "[wire-true probes](probe.md): for a `proof`, a `conviction`, a `trial`, an owner's `check`, as a `reference`, in the `round`; `passed`, `refused_backend`, `refused_host`, `unhealthy`, `silent`, `lost`",
         query: "sum by (outcome) (rate(cosmolet_probes_total[5m]))",
     },
     Metric {

@@ -1,12 +1,15 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::engine::check::{Check, Complaint};
 use crate::engine::event::{Event, Handshakes, ProbeOutcome, ProbeReport, TrafficCounts, TrafficSample};
 use crate::engine::observed::{KernelEvent, KernelState};
 use crate::engine::proof::Prove;
 use crate::engine::service::{Endpoints, LocalEndpoint, ServiceView, Terminating, VipClaim, VipKind};
-use crate::engine::traffic::TrafficPolicy;
+use crate::engine::traffic::{Charge, TrafficPolicy};
 use crate::engine::types::{ObjectKey, PerFamily, Protocol};
+use crate::engine::verdict::Verdict;
 use crate::engine::{Engine, Settings};
 
 const PORT: Port = Port { protocol: Protocol::Tcp, number: 80 };
@@ -16,7 +19,13 @@ fn vip() -> Vip {
 }
 
 fn engine(mode: TrafficMode, ready: usize) -> Engine {
-    let mut engine = Engine::new(Settings { traffic_mode: mode, ..Settings::default() });
+    asking(mode, ready, None)
+}
+
+/// One whose Service's owner wants this to be asked.
+fn asking(mode: TrafficMode, ready: usize, check: Option<&str>) -> Engine {
+    let every = Some(Duration::from_secs(5));
+    let mut engine = Engine::new(Settings { traffic_mode: mode, check: every, ..Settings::default() });
     let endpoint = LocalEndpoint { pod: None, condition: EndpointCondition::Ready };
     let remote = EndpointCounts { ready: 1, ..EndpointCounts::default() };
     let endpoints = Endpoints { local: vec![endpoint; ready], remote };
@@ -28,7 +37,7 @@ fn engine(mode: TrafficMode, ready: usize) -> Engine {
         terminating: Terminating::Serving,
         prove: Prove::Never,
         policy: TrafficPolicy::default(),
-        check: None,
+        check: check.and_then(|text| Check::parse(text).ok()).map(Arc::new),
         profile: None,
         endpoints: PerFamily { v4: endpoints.clone(), v6: endpoints },
     };
@@ -62,6 +71,12 @@ fn probe(engine: &mut Engine, second: u64, outcome: ProbeOutcome) {
         Event::Probe(vec![ProbeReport { vip: vip(), port: PORT, outcome, complaint: None, latency: None }]),
         at(second),
     );
+}
+
+fn unhealthy(engine: &mut Engine, second: u64, status: u16) {
+    let (outcome, complaint) = (ProbeOutcome::Unhealthy, Some(Complaint::Status(status)));
+    let report = ProbeReport { vip: vip(), port: PORT, outcome, complaint, latency: None };
+    engine.handle(Event::Probe(vec![report]), at(second));
 }
 
 fn says(engine: &Engine, second: u64, part: &str) {
@@ -131,4 +146,33 @@ fn what_keeps_a_conviction_from_acting_is_named() {
     engine.settings.traffic_mode = TrafficMode::Enforce;
     engine.handle(Event::Source(SourceState::Stale("gone".to_owned())), at(2));
     assert_eq!(engine.explain(vip(), at(2)).unwrap().claims[0].guards, [Guard::StaleSource]);
+}
+
+#[test]
+fn what_its_owner_asks_is_explained() {
+    let asks = Some("http://:80/healthz");
+    let mut engine = asking(TrafficMode::Observe, 1, asks);
+    unhealthy(&mut engine, 1, 404);
+    says(&engine, 1, "http://:80/healthz convicts nobody before it has been answered well");
+    let explanation = engine.explain(vip(), at(1)).unwrap();
+    let claim = &explanation.claims[0];
+    assert_eq!((explanation.check, claim.checked()), (Some(Duration::from_secs(5)), None));
+    assert_eq!(claim.status.proof.complaint, Some(Complaint::Status(404)));
+    probe(&mut engine, 2, ProbeOutcome::Passed);
+    unhealthy(&mut engine, 3, 503);
+    says(&engine, 3, "convicted once http://:80/healthz is not answered well 3 times in a row (now 1)");
+    unhealthy(&mut engine, 3, 503);
+    unhealthy(&mut engine, 3, 503);
+    says(
+        &engine,
+        5,
+        "no longer suspect once http://:80/healthz is answered well, or in 28 s without another bad answer",
+    );
+    says(&engine, 5, "no conviction acts: traffic.mode is not enforce");
+    let claim = engine.explain(vip(), at(5)).unwrap().claims.remove(0);
+    assert_eq!((claim.checked().unwrap().failures, claim.status.verdict), (3, Verdict::Suspect(Charge::ProbeFails)));
+    let mut engine = asking(TrafficMode::Enforce, 1, asks);
+    probe(&mut engine, 2, ProbeOutcome::Passed);
+    (0..3).for_each(|_| unhealthy(&mut engine, 3, 503));
+    says(&engine, 3, " s and once a probe passes");
 }

@@ -1,6 +1,6 @@
 //! What would change the answer, in sentences: made of the facts of an explanation, each with the value as it is now.
 
-use super::{ClaimExplanation, Explanation, PortExplanation, Tally};
+use super::{ClaimExplanation, Explanation, PortExplanation, PortProbe, Tally};
 use crate::engine::intent::{VipHealth, WithdrawReason};
 use crate::engine::service::EndpointScope;
 use crate::engine::traffic::{Charge, PortReport, SecondKey, Sight, TrafficMode, TrafficRules, TrafficState};
@@ -39,7 +39,10 @@ impl Explanation {
                 Some(Some(until)) => format!(", in {} at the latest", seconds(until.since(self.at))),
                 Some(None) | None => String::new(),
             };
-            sentences.push(format!("advertised once a probe passes{latest}"));
+            sentences.push(match &claim.status.check {
+                Some(check) => format!("advertised once {check} is answered well{latest}"),
+                None => format!("advertised once a probe passes{latest}"),
+            });
         }
         if self.mode != TrafficMode::Off {
             sentences.extend(self.of_traffic(claim));
@@ -71,6 +74,7 @@ impl Explanation {
             sentences.push(handshakes(port, claim, &self.rules, self.at));
         }
         sentences.extend(second_key(claim, &self.rules));
+        sentences.extend(check(claim, &self.rules, self.at));
         sentences.extend(claim.guards.iter().map(|guard| format!("no conviction acts: {}", guard.explain())));
         sentences
     }
@@ -93,6 +97,7 @@ const fn is_above_services(reason: WithdrawReason) -> bool {
         | WithdrawReason::PodRestarting
         | WithdrawReason::HostRefuses
         | WithdrawReason::ConnectionsFail
+        | WithdrawReason::ProbeFails
         | WithdrawReason::Proving
         | WithdrawReason::Unproven => false,
     }
@@ -186,8 +191,8 @@ fn handshakes(port: &PortExplanation, claim: &ClaimExplanation, rules: &TrafficR
 /// What joins a suspicion; of interest while there is one or may be one.
 fn second_key(claim: &ClaimExplanation, rules: &TrafficRules) -> Option<String> {
     let judged = claim.ports.iter().any(|port| port.evidence.is_some_and(|report| report.sight == Sight::Visible));
-    let host = matches!(claim.status.verdict, Verdict::Suspect(Charge::HostRefuses));
-    if !judged || host {
+    let alone = matches!(claim.status.verdict, Verdict::Suspect(Charge::HostRefuses | Charge::ProbeFails));
+    if !judged || alone {
         return None;
     }
     let failures = claim.status.proof.failures;
@@ -201,6 +206,24 @@ fn second_key(claim: &ClaimExplanation, rules: &TrafficRules) -> Option<String> 
         (SecondKey::Probe, false) => {
             "a suspicion convicts nobody before a probe has passed with the endpoints as they are".to_owned()
         }
+    })
+}
+
+/// What its owner wants to be asked.
+fn check(claim: &ClaimExplanation, rules: &TrafficRules, at: Timestamp) -> Option<String> {
+    let check = claim.status.check.as_ref()?;
+    Some(match claim.checked() {
+        None => format!("{check} convicts nobody before it has been answered well with the endpoints as they are"),
+        Some(PortProbe { failed_at: Some(failed_at), .. })
+            if claim.status.verdict == Verdict::Suspect(Charge::ProbeFails) =>
+        {
+            let left = seconds(failed_at.after(rules.probe_age).since(at));
+            format!("no longer suspect once {check} is answered well, or in {left} without another bad answer")
+        }
+        Some(probe) => format!(
+            "convicted once {check} is not answered well {} times in a row (now {})",
+            rules.probes, probe.failures
+        ),
     })
 }
 

@@ -305,7 +305,7 @@ function chapters({ status, services, would_change, transitions, inputs }) {
 
 function claim(service) {
   const many = (rows) => rows && `${rows.ready} ready, ${rows.draining} draining, ${rows.unusable} unusable`;
-  const { traffic } = service;
+  const { traffic, check } = service;
   return [
     make('h3', {}, `Service ${service.service}: ${service.health}`),
     pairs([
@@ -314,6 +314,7 @@ function claim(service) {
       ['elsewhere', service.scope === 'Local' ? null : many(service.remote)],
       ['traffic', `${traffic.verdict}: ${traffic.explanation}`],
       ['last probe', traffic.last_probe && `${traffic.last_probe}, ${ago(traffic.last_probe_age_seconds ?? 0)} ago`],
+      ['owner’s probe', check && `${check.asks}: ${answer(check)}${check.failures ? `, ${check.failures} in a row` : ''}`],
       ['held back by', traffic.guards.map((guard) => guard.explanation).join('; ')],
       ...service.ports.filter((port) => port.evidence).map((port) => [
         port.port,
@@ -321,6 +322,12 @@ function claim(service) {
       ]),
     ]),
   ];
+}
+
+function answer(check) {
+  if (check.complaint) return check.complaint;
+  if (check.passed_age_seconds === null) return 'not answered yet';
+  return check.failures ? 'does not take connections' : 'answered well';
 }
 
 /** Handshakes and refusals a second, over the last two minutes that this page has seen. */
