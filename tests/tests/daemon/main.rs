@@ -17,6 +17,7 @@ mod frr_restarts;
 mod giving_way;
 mod loopback;
 mod operator;
+mod owners_probe;
 mod readers;
 mod restart_storm;
 mod sudden_death;

@@ -39,7 +39,7 @@ pub(crate) fn prefixes_of_the_client(stage: &Stage) -> Result<Vec<IpAddr>> {
     Ok(sources)
 }
 
-fn explain(stage: &Stage, vip: IpAddr) -> Result<Value> {
+pub(crate) fn explain(stage: &Stage, vip: IpAddr) -> Result<Value> {
     let output = stage.daemons[0].cli(&["explain", &vip.to_string(), "-o", "json"])?;
     ensure!(output.status.success(), "{output:?}");
     Ok(serde_json::from_slice(&output.stdout)?)
