@@ -156,7 +156,7 @@ fn servers_of_others_are_understood() -> Result<()> {
     for (check, wanted) in [
         ("grpc://:80", Told::Well),
         ("grpc://:80/no.such.Service", Told::Ill(Complaint::NotServing(Some(5)))),
-        ("grpcs://:80", Told::Ill(Complaint::Garbled)),
+        ("grpcs://:80", Told::Ill(Complaint::Closed)),
         ("http://:80/health", Told::Well),
     ] {
         let told = world.probing(|driver| driver.ask(target, check))?;
