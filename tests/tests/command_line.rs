@@ -21,13 +21,15 @@ use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// The commands that a person types.
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 14] = [
     "run",
     "check-config",
     "status",
     "top",
     "explain",
     "events",
+    "record",
+    "replay",
     "doctor",
     "drain",
     "metrics",
