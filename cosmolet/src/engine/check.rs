@@ -194,13 +194,13 @@ mod tests {
     #[test]
     fn what_is_allowed_is_read_and_said_again() {
         for (text, port, tls, said) in [
-            ("http://:8080/healthz?full=1", "8080/TCP", false, "http://:8080/healthz?full=1"),
-            ("http://shop.example", "80/TCP", false, "http://shop.example:80/"),
-            ("https://shop.example/a%20b", "443/TCP", true, "https://shop.example:443/a%20b"),
-            ("tls://db.example:5432", "5432/TCP", true, "tls://db.example:5432"),
-            ("grpc://:50051", "50051/TCP", false, "grpc://:50051"),
-            ("grpcs://x:50051/a.b.C", "50051/TCP", true, "grpcs://x:50051/a.b.C"),
-            ("udp://:53/%12%34%01ab", "53/UDP", false, "udp://:53/(5 bytes)"),
+            ("http://:8080/healthz?full=1", "8080/tcp", false, "http://:8080/healthz?full=1"),
+            ("http://shop.example", "80/tcp", false, "http://shop.example:80/"),
+            ("https://shop.example/a%20b", "443/tcp", true, "https://shop.example:443/a%20b"),
+            ("tls://db.example:5432", "5432/tcp", true, "tls://db.example:5432"),
+            ("grpc://:50051", "50051/tcp", false, "grpc://:50051"),
+            ("grpcs://x:50051/a.b.C", "50051/tcp", true, "grpcs://x:50051/a.b.C"),
+            ("udp://:53/%12%34%01ab", "53/udp", false, "udp://:53/(5 bytes)"),
         ] {
             let check = Check::parse(text).unwrap();
             assert_eq!((check.port.to_string().as_str(), check.tls, check.to_string().as_str()), (port, tls, said));

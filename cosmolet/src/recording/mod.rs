@@ -5,6 +5,7 @@
 
 mod compare;
 pub mod format;
+mod reader;
 pub mod replay;
 mod samples;
 pub mod tap;
@@ -12,7 +13,8 @@ mod views;
 mod words;
 
 pub use compare::{Difference, Found, Row};
-pub use format::{Error, Header, Moment, Reader, What};
+pub use format::{Header, What};
+pub use reader::{Error, Moment, Reader};
 pub use replay::{Outcome, Point};
 
 #[cfg(test)]

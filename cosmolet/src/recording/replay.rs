@@ -7,7 +7,8 @@ use std::io::BufRead;
 use std::net::IpAddr;
 
 use super::compare::{Difference, Made, Row, compare};
-use super::format::{Bgp, Error, Header, Moment, Reader, What};
+use super::format::{Bgp, Header, What};
+use super::reader::{Error, Moment, Reader};
 use crate::engine::ejections::Guard;
 use crate::engine::event::{Event, TrafficSample};
 use crate::engine::guard::Permissions;
@@ -152,12 +153,10 @@ impl Replay {
 
     fn event(&mut self, event: Event, at: Timestamp) {
         self.until(at);
-        let sampled = match (&event, self.vip) {
-            (Event::Traffic(samples), Some(vip)) => {
-                samples.iter().filter(|sample| sample.vip == vip).copied().collect()
-            }
-            _ => Vec::new(),
-        };
+        let mut sampled = Vec::new();
+        if let (Event::Traffic(samples), Some(vip)) = (&event, self.vip) {
+            sampled.extend(samples.iter().filter(|sample| sample.vip == vip).copied());
+        }
         self.tell(event);
         self.course.extend(sampled.iter().filter_map(|sample| point(&self.engine, sample, at)));
         self.known |= self.vip.is_some_and(|vip| !self.known && self.engine.vip_status(vip).is_some());

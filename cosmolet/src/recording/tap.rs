@@ -44,6 +44,8 @@ pub struct Tap {
 pub struct Tape {
     beginning: Option<Box<Beginning>>,
     records: mpsc::UnboundedReceiver<(Arc<Taped>, OwnedSemaphorePermit)>,
+    /// The room of what was taken last, which may not be written yet.
+    held: Vec<OwnedSemaphorePermit>,
 }
 
 /// What may be made a text of, wherever there is time for that.
@@ -134,7 +136,7 @@ impl Tap {
                 known: engine.recall(),
             };
             let (sender, records) = mpsc::unbounded_channel();
-            if wish.send(Tape { beginning: Some(Box::new(beginning)), records }).is_ok() {
+            if wish.send(Tape { beginning: Some(Box::new(beginning)), records, held: Vec::new() }).is_ok() {
                 let room = Arc::new(Semaphore::new(ROOM as usize));
                 self.readers.push(Reader { records: sender, room, missed: 0 });
             }
@@ -199,7 +201,7 @@ fn weight(event: &Event) -> Option<usize> {
 }
 
 impl Tape {
-    /// What has come, some of it; nothing once the loop has ended.
+    /// What has come, some of it; nothing once the loop has ended. What came before has been written by then.
     pub async fn next(&mut self) -> Option<Cut> {
         if let Some(beginning) = self.beginning.take() {
             return Some(Cut { beginning: Some(beginning), records: Vec::new() });
@@ -209,11 +211,13 @@ impl Tape {
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Cut>> {
         let mut taken = Vec::new();
+        self.held.clear();
         match self.records.poll_recv_many(context, &mut taken, AT_ONCE) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(0) => Poll::Ready(None),
             Poll::Ready(_) => {
-                let records = taken.into_iter().map(|(taped, _)| taped).collect();
+                let (records, held) = taken.into_iter().unzip();
+                self.held = held;
                 Poll::Ready(Some(Cut { beginning: None, records }))
             }
         }
@@ -293,4 +297,4 @@ impl Taped {
 
 #[cfg(test)]
 #[path = "tap_tests.rs"]
-mod tests;
+pub(in crate::recording) mod tests;

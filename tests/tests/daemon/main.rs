@@ -18,6 +18,7 @@ mod giving_way;
 mod loopback;
 mod operator;
 mod readers;
+mod recording;
 mod restart_storm;
 mod sudden_death;
 mod tells;
