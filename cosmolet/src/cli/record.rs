@@ -103,9 +103,19 @@ impl Tape {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Sender, channel};
+    use std::sync::Arc;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use tokio::task::JoinHandle;
 
     use super::*;
+    use crate::book::Book;
+    use crate::engine::event::Event;
+    use crate::engine::traffic::TrafficMode;
+    use crate::engine::{Engine, Settings};
+    use crate::metrics::Metrics;
+    use crate::recording::{Reader, What, tap};
+    use crate::{http, questions};
 
     struct Sink(Sender<Vec<u8>>);
 
@@ -120,10 +130,76 @@ mod tests {
         }
     }
 
+    fn tape() -> (Tape, Receiver<Vec<u8>>) {
+        let (sender, written) = channel();
+        (Tape { sink: Box::new(Sink(sender)), rest: Vec::new(), records: 0, missed: 0 }, written)
+    }
+
+    /// A daemon's listener, and a loop that is drained every 20 ms.
+    async fn daemon() -> (String, JoinHandle<()>) {
+        let book = Arc::new(Book::new("node1".to_owned(), "manifests", TrafficMode::Observe));
+        let metrics = Arc::new(Metrics::new(Arc::clone(&book), 32));
+        let listener = http::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = listener.address().unwrap().to_string();
+        let ((asker, _), (recorder, mut tap)) = (questions::channel(), tap::channel());
+        tokio::spawn(http::serve(listener, Arc::clone(&book), metrics, asker, recorder));
+        let turns = tokio::spawn(async move {
+            let mut engine = Engine::new(Settings::default());
+            let mut tick = tokio::time::interval(Duration::from_millis(20));
+            loop {
+                tokio::select! {
+                    () = tap.asked() => {}
+                    _ = tick.tick() => {
+                        tap.event(&Event::Drained(true), book.now());
+                        engine.handle(Event::Drained(true), book.now());
+                    }
+                }
+                tap.turned(&engine, book.now());
+            }
+        });
+        (address, turns)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_daemon_is_recorded_until_the_time_is_over_or_it_is_gone() {
+        let (server, turns) = daemon().await;
+        let (mut tape, written) = tape();
+        assert_eq!(follow(&server, Some(Duration::from_millis(500)), &mut tape).await.unwrap(), End::Wanted);
+        let text: Vec<u8> = written.try_iter().flatten().collect();
+        let mut reader = Reader::open(text.as_slice()).unwrap();
+        assert_eq!(reader.header().node, "node1");
+        let all: Vec<What> = std::iter::from_fn(|| reader.read().unwrap()).map(|moment| moment.what).collect();
+        let live = all.iter().position(|what| *what == What::Live).unwrap();
+        assert!(all[live + 1..].contains(&What::Event(Event::Drained(true))), "{all:?}");
+        assert!(!reader.is_cut());
+        let gone = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            turns.abort();
+        };
+        assert_eq!(tokio::join!(follow(&server, None, &mut tape), gone).0.unwrap(), End::Gone);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn four_may_record_at_a_time() {
+        let (server, _turns) = daemon().await;
+        let mut open = Vec::new();
+        for _ in 0..4 {
+            open.push(client::stream(&server, PATH).await.unwrap());
+        }
+        let error = client::stream(&server, PATH).await.map(drop).unwrap_err();
+        assert!(format!("{error:#}").contains("503"), "{error:#}");
+        open.pop();
+        let again = async {
+            while client::stream(&server, PATH).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), again).await.unwrap();
+    }
+
     #[test]
     fn whole_lines_are_written_and_counted() {
-        let (sender, written) = channel();
-        let mut tape = Tape { sink: Box::new(Sink(sender)), rest: Vec::new(), records: 0, missed: 0 };
+        let (mut tape, written) = tape();
         for part in ["{\"a\"", ":1}\n{", "}\n{\"at\":1,\"record\":{\"missed\":3}}\n{\"cu"] {
             tape.take(part.as_bytes()).unwrap();
         }

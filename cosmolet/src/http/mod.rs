@@ -63,6 +63,16 @@ pub struct Listener {
     printer: Printer,
 }
 
+impl Listener {
+    /// The address, with the port that the kernel has chosen where none was named.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+}
+
 /// Why nobody can be served.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
