@@ -115,9 +115,9 @@ Examples:
   kubectl -n cosmolet-system exec POD -- cosmolet record --seconds 300 > node1.jsonl
   cosmolet record --seconds 300 | cosmolet replay - --set traffic.rule.threshold=20
 
-Recorded are Services, endpoints, the node and its pods, each second's counts by port, probes, answers of the other nodes,
+Recorded are Services, endpoints, the node and its pods, each second's counts by port, probes, what other nodes answer,
 and every decision; what the kernel and FRR hold is not. It has no secrets, but names and addresses of the cluster.
-Begin a minute before what matters: what the rule remembers at that moment is not recorded.
+Begin a minute before what matters: the rule's scores and convictions of that moment are not recorded.
 
 A reader that is too slow is not waited for: what it missed is counted in the recording. Four may record at a time.
 
@@ -132,14 +132,16 @@ Examples:
   cosmolet replay node1.jsonl --vip 10.50.0.7          the score and the verdict of one VIP, second by second
   cosmolet replay - -o json < node1.jsonl | jq '.decisions[] | select(.found != \"as_recorded\")'
 
-Each decision of the replay stands beside the recorded one: `as recorded`, `new`, `did not happen`, or by how much it came
-sooner or later. --set takes traffic.rule.KEY, traffic.mode, traffic.prove_seconds and services.restart_hold_seconds.
+Each decision of the replay stands beside the recorded one: `as recorded`, `new`, `did not happen`, or by how much it
+came sooner or later. --set takes traffic.rule.KEY, traffic.mode, traffic.prove_seconds and
+services.restart_hold_seconds.
 
 Every step of a plan is taken to succeed, and nothing is answered that was not recorded: with other settings the probes
 are still those that the recorded settings asked for. The rule begins without memory: what was suspect or withdrawn
 when the recording began is not so in the replay. docs/replay.md tells more.
 
-Exit codes: 0 all decisions are alike; 1 the recording or a setting is wrong; 2 the command line is wrong; 3 some differ.";
+Exit codes: 0 all decisions are alike; 1 the recording or a setting is wrong; 2 the command line is wrong; 3 some
+differ.";
 
 const AFTER_DRAIN: &str = "\
 Examples:
