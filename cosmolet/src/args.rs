@@ -31,12 +31,13 @@ Examples:
   cosmolet status -o json | jq '.vips[] | select(.state == \"withdrawn\")'
   cosmolet explain 10.50.0.7                          everything about one of them
   cosmolet events --follow                            which VIPs come and go, and why
+  cosmolet record --seconds 300 > node1.jsonl         what the rule is told, to replay with other settings
   cosmolet drain --wait                               take every VIP off this node before maintenance
   cosmolet doctor                                     what is wrong with FRR or the node, and the fix
   cosmolet bundle                                     all that an issue wants to know, in one archive
 
 Exit codes: 0 all is well; 1 it failed; 2 the command line is wrong; for `status` also 3: the daemon answers, but
-something is wrong.";
+something is wrong; for `replay` 3: it decides otherwise.";
 
 const AFTER_RUN: &str = "\
 Examples:
@@ -106,6 +107,41 @@ Examples:
   cosmolet events -f -o json | jq 'select(.to == \"withdraw\")'
 
 Exit codes: 0 shown; 1 no daemon answers; 2 the command line is wrong.";
+
+const AFTER_RECORD: &str = "\
+Examples:
+  cosmolet record --seconds 300 > node1.jsonl          five minutes of this node
+  cosmolet record -o node1.jsonl                       until Ctrl-C
+  kubectl -n cosmolet-system exec POD -- cosmolet record --seconds 300 > node1.jsonl
+  cosmolet record --seconds 300 | cosmolet replay - --set traffic.rule.threshold=20
+
+Recorded are Services, endpoints, the node and its pods, each second's counts by port, probes, what other nodes answer,
+and every decision; what the kernel and FRR hold is not. It has no secrets, but names and addresses of the cluster.
+Begin a minute before what matters: the rule's scores and convictions of that moment are not recorded.
+
+A reader that is too slow is not waited for: what it missed is counted in the recording. Four may record at a time.
+
+Exit codes: 0 recorded; 1 no daemon answers, it went away, or the file cannot be written; 2 the command line is wrong.";
+
+const AFTER_REPLAY: &str = "\
+Examples:
+  cosmolet replay node1.jsonl                          does this version decide as the daemon did?
+  cosmolet replay node1.jsonl --set traffic.rule.threshold=20 --set traffic.rule.cap=30
+  cosmolet replay node1.jsonl --set traffic.mode=enforce   what would have been withdrawn?
+  cosmolet replay node1.jsonl --config ./cosmolet.yaml     and with this file?
+  cosmolet replay node1.jsonl --vip 10.50.0.7          the score and the verdict of one VIP, second by second
+  cosmolet replay - -o json < node1.jsonl | jq '.decisions[] | select(.found != \"as_recorded\")'
+
+Each decision of the replay stands beside the recorded one: `as recorded`, `new`, `did not happen`, or by how much it
+came sooner or later. --set takes traffic.rule.KEY, traffic.mode, traffic.prove_seconds and
+services.restart_hold_seconds.
+
+Every step of a plan is taken to succeed, and nothing is answered that was not recorded: with other settings the probes
+are still those that the recorded settings asked for. The rule begins without memory: what was suspect or withdrawn
+when the recording began is not so in the replay. docs/replay.md tells more.
+
+Exit codes: 0 all decisions are alike; 1 the recording or a setting is wrong; 2 the command line is wrong; 3 some
+differ.";
 
 const AFTER_DRAIN: &str = "\
 Examples:
@@ -234,6 +270,37 @@ pub enum Command {
         #[arg(long, short, value_enum, default_value_t = Output::Table)]
         output: Output,
     },
+    /// Record what the traffic verdict is told and what it decides, a JSON object a line.
+    #[command(after_help = AFTER_RECORD)]
+    Record {
+        /// For how many seconds; until Ctrl-C if none is given.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        seconds: Option<u64>,
+        /// Where to write it; standard output if none is named.
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Where the daemon listens (http.listen).
+        #[arg(long, default_value = "127.0.0.1:9470", env = "COSMOLET_SERVER")]
+        server: String,
+    },
+    /// Replay a recording, with the recorded settings or others, and say which decisions differ.
+    #[command(after_help = AFTER_REPLAY)]
+    Replay {
+        /// The recording; `-` is standard input.
+        file: PathBuf,
+        /// Settings from a configuration file instead of the recorded ones.
+        #[arg(long, short)]
+        config: Option<PathBuf>,
+        /// One setting instead, such as traffic.rule.threshold=20; may be repeated.
+        #[arg(long, value_name = "KEY=VALUE", value_parser = setting)]
+        set: Vec<(String, String)>,
+        /// Only this VIP, with the course of its verdict.
+        #[arg(long)]
+        vip: Option<std::net::IpAddr>,
+        /// How to print it.
+        #[arg(long, short, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
     /// Look for what operators get wrong in FRR, the kernel and the daemon, and say how to mend it.
     #[command(after_help = AFTER_DOCTOR)]
     Doctor {
@@ -337,11 +404,16 @@ pub enum StatusOutput {
     Yaml,
 }
 
-/// How `explain`, `events` and `doctor` print.
+/// How `explain`, `events`, `replay` and `doctor` print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// For a person.
     Table,
     /// JSON, as below /api/v1.
     Json,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').ok_or("it is not written KEY=VALUE, such as traffic.rule.threshold=20")?;
+    Ok((parts.0.to_owned(), parts.1.to_owned()))
 }

@@ -25,6 +25,7 @@ use crate::engine::types::{Mode, Vrf};
 
 pub use kubernetes::is_label;
 pub use parse::ConfigError;
+pub use rule::{rule_of_values, rule_values};
 
 /// Everything an operator can choose, validated.
 #[derive(Clone, Debug, PartialEq)]

@@ -33,7 +33,7 @@ use crate::netlink::{observe, uplinks};
 use crate::probe::Sources;
 use crate::probing::{self, ProbingHandle};
 use crate::programs::{self, ProgramsHandle};
-use crate::{ebpf, http, questions};
+use crate::{ebpf, http, questions, recording};
 
 /// Events that may wait for the control loop; whoever sends more waits.
 const QUEUE: usize = 4096;
@@ -65,7 +65,8 @@ pub async fn run(config: Config) -> Result<()> {
     let announcer = told::spawn(&config, &book, &metrics, &mut tasks).await?;
     let ejections = told::spawn_ejections(&config, &book, &events, &mut tasks).await?;
     let (asker, questions) = questions::channel();
-    let served = http::serve(listener, Arc::clone(&book), Arc::clone(&metrics), asker);
+    let (recorder, tap) = recording::tap::channel();
+    let served = http::serve(listener, Arc::clone(&book), Arc::clone(&metrics), asker, recorder);
     tasks.spawn(async { match served.await {} });
     drop(observe::spawn(config.loopback.interface.clone(), events.clone()).context("the kernel's addresses")?);
     let frr = frr(&config, &events).await?;
@@ -76,7 +77,7 @@ pub async fn run(config: Config) -> Result<()> {
         Engine::new(settings(&config)),
         Applier::new(addresses, frr.clone(), programs),
         inbox,
-        turn::Surroundings { book, metrics, frr, peers, announcer, ejections, probing, questions },
+        turn::Surroundings { book, metrics, frr, peers, announcer, ejections, probing, questions, tap },
     );
     until_signalled(control, tasks, events, config.bgp.on_exit).await
 }

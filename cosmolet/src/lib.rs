@@ -20,4 +20,5 @@ pub mod probe;
 pub mod probing;
 pub mod programs;
 pub mod questions;
+pub mod recording;
 pub mod telemetry;

@@ -144,10 +144,14 @@ impl Metrics {
             Unit::Seconds,
             metrics.probe_latency.clone(),
         );
-        registry.register("streams", "Streams of decisions that were asked for, by outcome", metrics.streams.clone());
+        registry.register(
+            "streams",
+            "Streams of decisions and recordings that were asked for, by outcome",
+            metrics.streams.clone(),
+        );
         registry.register(
             "stream_missed",
-            "Decisions that a reader of a stream was too slow for",
+            "Decisions, or records of a recording, that a reader of a stream was too slow for",
             metrics.stream_missed.clone(),
         );
         registry.register(
@@ -162,7 +166,7 @@ impl Metrics {
         metrics
     }
 
-    /// Somebody asked for a stream of decisions, and got it, or there were too many already.
+    /// Somebody asked for a stream of decisions or a recording, and got it, or there were too many already.
     pub fn stream(&self, opened: bool) {
         self.streams.get_or_create(&OutcomeLabels { outcome: STREAM_OUTCOMES[usize::from(!opened)] }).inc();
     }
@@ -172,9 +176,9 @@ impl Metrics {
         self.connections_refused.inc();
     }
 
-    /// A reader of a stream was not told so many decisions.
-    pub fn stream_missed(&self, decisions: u64) {
-        self.stream_missed.inc_by(decisions);
+    /// A reader of a stream was not told so much.
+    pub fn stream_missed(&self, count: u64) {
+        self.stream_missed.inc_by(count);
     }
 
     /// The OpenMetrics text of everything.

@@ -21,13 +21,15 @@ use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// The commands that a person types.
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 14] = [
     "run",
     "check-config",
     "status",
     "top",
     "explain",
     "events",
+    "record",
+    "replay",
     "doctor",
     "drain",
     "metrics",
@@ -186,6 +188,31 @@ fn quick_top_needs_a_terminal() -> Result<()> {
     let done = cosmolet(&["top"], &[])?;
     let said = text(&done.stderr);
     ensure!(done.status.code() == Some(1) && said.contains("cosmolet status -o json"), "{said}");
+    Ok(())
+}
+
+/// A recorded incident: as it was decided, with a rule that would have let it be, and with what is no setting.
+#[test]
+fn quick_replay_says_by_its_exit_code_whether_decisions_differ() -> Result<()> {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../cosmolet/src/recording/incidents/refusing-backend.jsonl");
+    let alike = succeed(&["replay", file])?;
+    ensure!(
+        alike.contains("withdraw (ConnectionsFail)  as recorded") && alike.contains("2 decisions alike, 0 differ"),
+        "{alike}"
+    );
+    let raised = ["replay", file, "--set", "traffic.rule.threshold=900", "--set", "traffic.rule.cap=1000"];
+    let otherwise = cosmolet(&raised, &[])?;
+    ensure!(otherwise.status.code() == Some(3) && text(&otherwise.stdout).contains("did not happen"), "{otherwise:?}");
+    for (set, code, says) in [
+        ("traffic.rule.threshhold=1", 1, "traffic.rule.threshhold: there is no such key"),
+        ("traffic.rule.threshold=0", 1, "traffic.rule.threshold: \"0\": must be 1 to 1000"),
+        ("traffic.rule.threshold", 2, "it is not written KEY=VALUE"),
+    ] {
+        let wrong = cosmolet(&["replay", file, "--set", set], &[])?;
+        ensure!(wrong.status.code() == Some(code) && text(&wrong.stderr).contains(says), "{set}: {wrong:?}");
+    }
+    let nothing = cosmolet(&["replay", "-"], &[])?;
+    ensure!(nothing.status.code() == Some(1) && text(&nothing.stderr).contains("-: it is empty"), "{nothing:?}");
     Ok(())
 }
 

@@ -12,6 +12,8 @@ pub mod kubectl;
 pub mod man;
 mod memory;
 pub mod metrics;
+pub mod record;
+pub mod replay;
 pub mod run;
 #[cfg(test)]
 pub(crate) mod samples;
@@ -42,6 +44,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Top { server } => top::run(&server),
         Command::Explain { vip, server, output } => explain::run(&server, vip, output),
         Command::Events { server, follow, output } => events::run(&server, follow, output),
+        Command::Record { seconds, output, server } => {
+            record::run(&server, seconds.map(Duration::from_secs), output.as_deref())
+        }
+        Command::Replay { file, config, set, vip, output } => {
+            let vip = vip.map(Into::into);
+            replay::run(&replay::Request { file: &file, config: config.as_deref(), set: &set, vip, output })
+        }
         Command::Doctor { list: Some(how), .. } => doctor::list(how),
         Command::Doctor { config, server, output, list: None } => doctor::run(&config, &server, output),
         Command::Drain { config, server, reason, wait, timeout } => {

@@ -1,6 +1,6 @@
 //! The file's keys exactly as typed, the defaults of `keys` beneath them. Unknown keys are errors.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -148,7 +148,7 @@ pub(super) struct RawTraffic {
     pub(super) rule: RawRule,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRule {
     pub(super) window_seconds: u64,

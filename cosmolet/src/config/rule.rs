@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 use super::parse::{ConfigError, broken};
 use super::raw::RawRule;
 use crate::engine::traffic::TrafficRules;
@@ -56,6 +58,84 @@ pub(super) fn validate(raw: &RawRule) -> Result<TrafficRules, ConfigError> {
     };
     together(&rules)?;
     Ok(rules)
+}
+
+/// The constants as a file would have them: each key below `traffic.rule` with its value.
+#[must_use]
+pub fn rule_values(rules: &TrafficRules) -> Map<String, Value> {
+    match serde_json::to_value(typed(rules)) {
+        Ok(Value::Object(values)) => values,
+        // A struct of numbers is nothing else.
+        Ok(_) | Err(_) => Map::new(),
+    }
+}
+
+/// Reads such values; a key that is not among them keeps its default.
+///
+/// # Errors
+/// A key is unknown, or a value is wrong by itself or beside the others.
+pub fn rule_of_values(values: Map<String, Value>) -> Result<TrafficRules, ConfigError> {
+    let mut all = rule_values(&TrafficRules::default());
+    for (name, value) in values {
+        let key = format!("traffic.rule.{name}");
+        let Some(place) = all.get_mut(&name) else {
+            let error = "there is no such key; `cosmolet check-config --keys` prints all of them".to_owned();
+            return Err(ConfigError::Value { key, error });
+        };
+        *place = value;
+    }
+    let read = serde_path_to_error::deserialize(Value::Object(all));
+    validate(&read.map_err(|error| {
+        let (key, error) = (format!("traffic.rule.{}", error.path()), error.into_inner().to_string());
+        ConfigError::Value { key, error }
+    })?)
+}
+
+/// What would have to be typed for these constants.
+fn typed(rules: &TrafficRules) -> RawRule {
+    RawRule {
+        window_seconds: rules.window.as_secs(),
+        min_attempts: rules.min_attempts,
+        refused_share: rules.refused_share,
+        completed_share: rules.completed_share,
+        trial_refused_share: rules.trial_refused_share,
+        host_backend_seconds: rules.host_backend.as_secs(),
+        healthy_share: rules.healthy_share,
+        broken_share: rules.broken_share,
+        threshold: rules.threshold,
+        cap: rules.cap,
+        trial_share: rules.trial_share,
+        votes: rules.votes,
+        failing_samples: rules.failing_samples,
+        of_samples: rules.of_samples,
+        client_prefixes: rules.client_prefixes,
+        forget_seconds: rules.forget.as_secs(),
+        endpoint_silence_seconds: rules.endpoint_silence.as_secs(),
+        unseen_share: rules.unseen_share,
+        flood_factor: rules.flood_factor,
+        flood_rate: rules.flood_rate,
+        flood_completed_share: rules.flood_completed,
+        flood_average_seconds: rules.flood_average.as_secs(),
+        flood_hold_seconds: rules.flood_hold.as_secs(),
+        baseline_factor: rules.baseline_factor,
+        baseline_max_share: rules.baseline_max,
+        baseline_seconds: rules.baseline_span.as_secs(),
+        longest_burst_seconds: rules.longest_burst.as_secs(),
+        max_burstiness: rules.max_burstiness,
+        probes: rules.probes,
+        probe_age_seconds: rules.probe_age.as_secs(),
+        suspect_probe_milliseconds: u64::try_from(rules.suspect_probe.as_millis()).unwrap_or(u64::MAX),
+        trial_probe_seconds: rules.trial_probe.as_secs(),
+        budget: rules.budget,
+        budget_seconds: rules.budget_window.as_secs(),
+        node_share: rules.node_share,
+        node_vips: rules.node_vips,
+        hold_seconds: rules.hold.as_secs(),
+        max_hold_seconds: rules.max_hold.as_secs(),
+        idle_trial_seconds: rules.idle_trial.as_secs(),
+        min_trial_seconds: rules.min_trial.as_secs(),
+        forgive_seconds: rules.forgive.as_secs(),
+    }
 }
 
 /// What no value says alone: the CUSUM needs three shares in this order, and a bound must leave room.
@@ -112,6 +192,25 @@ mod tests {
     #[test]
     fn the_defaults_are_the_engines() {
         assert_eq!(rule("").unwrap(), TrafficRules::default());
+    }
+
+    #[test]
+    fn what_was_read_is_written_as_it_was_typed() {
+        let changed = rule("threshold: 20.5, hold_seconds: 60, suspect_probe_milliseconds: 50, budget: 7").unwrap();
+        let values = rule_values(&changed);
+        assert_eq!(values.len(), KEYS.iter().filter(|key| key.name.starts_with("traffic.rule.")).count());
+        assert_eq!((&values["threshold"], &values["hold_seconds"]), (&Value::from(20.5), &Value::from(60)));
+        assert_eq!(rule_of_values(values).unwrap(), changed);
+        assert_eq!(rule_of_values(Map::new()).unwrap(), TrafficRules::default());
+        for (key, value, said) in [
+            ("threshhold", Value::from(1), "traffic.rule.threshhold: there is no such key"),
+            ("threshold", Value::from("x"), "traffic.rule.threshold: invalid type"),
+            ("threshold", Value::from(0), "traffic.rule.threshold: \"0\": must be 1 to 1000"),
+            ("threshold", Value::from(30), "traffic.rule.cap"),
+        ] {
+            let error = rule_of_values(Map::from_iter([(key.to_owned(), value)])).unwrap_err().to_string();
+            assert!(error.starts_with(said), "{error}");
+        }
     }
 
     #[test]

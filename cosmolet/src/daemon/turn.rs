@@ -27,6 +27,7 @@ use crate::kubernetes::events::{Announcement, Announcer};
 use crate::metrics::Metrics;
 use crate::probing::ProbingHandle;
 use crate::questions::Questions;
+use crate::recording::tap::Tap;
 
 /// Events taken in one turn at most.
 const BATCH: usize = 256;
@@ -52,6 +53,7 @@ pub(super) struct Surroundings {
     pub(super) ejections: Option<watch::Sender<Wanted>>,
     pub(super) probing: Option<ProbingHandle>,
     pub(super) questions: Questions,
+    pub(super) tap: Tap,
 }
 
 type Flight = Pin<Box<dyn Future<Output = (Applier, Vec<Applied>)> + Send>>;
@@ -166,6 +168,7 @@ impl Control {
             }
             () = at(timer) => { self.handle(Event::Tick); None }
             () = self.around.questions.asked() => None,
+            () = self.around.tap.asked() => None,
             () = sleep_until(tells_at), if more_to_tell => None,
             () = sleep(BOOK_BUSY), if self.behind == Behind::Busy => None,
         };
@@ -197,7 +200,10 @@ impl Control {
         }
         self.around.questions.answer(&self.engine, self.around.book.now());
         self.summarise();
-        self.unannounced.extend(self.engine.take_transitions());
+        let transitions = self.engine.take_transitions();
+        self.around.tap.decided(&transitions, self.around.book.now());
+        self.around.tap.turned(&self.engine, self.around.book.now());
+        self.unannounced.extend(transitions);
         if self.flight.is_none() || self.rest_until <= Instant::now() {
             self.announce_some();
             self.tell_some();
@@ -210,7 +216,9 @@ impl Control {
 
     fn handle(&mut self, event: Event) {
         self.note(&event);
-        self.engine.handle(event, self.around.book.now());
+        let now = self.around.book.now();
+        self.around.tap.event(&event, now);
+        self.engine.handle(event, now);
         self.waiting_since.get_or_insert_with(Instant::now);
     }
 

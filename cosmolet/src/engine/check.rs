@@ -75,6 +75,26 @@ impl Check {
         Self::read(text).ok_or(RULE)
     }
 
+    /// As [`Self::parse`] reads it again; never longer than what it read.
+    #[must_use]
+    pub fn spelled(&self) -> String {
+        let usual =
+            matches!((&self.ask, self.tls, self.port.number), (Ask::Get(_), false, 80) | (Ask::Get(_), true, 443));
+        match &self.ask {
+            Ask::Datagram(bytes) => {
+                let plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b'%';
+                let spell =
+                    |byte: &u8| if plain(byte) { char::from(*byte).to_string() } else { format!("%{byte:02x}") };
+                format!("udp://:{}/{}", self.port.number, bytes.iter().map(spell).collect::<String>())
+            }
+            Ask::Get(path) if usual => {
+                let name = self.name.as_deref().unwrap_or_default();
+                format!("{}://{name}{path}", if self.tls { "https" } else { "http" })
+            }
+            Ask::Get(_) | Ask::Hello | Ask::Grpc(_) => self.to_string(),
+        }
+    }
+
     fn read(text: &str) -> Option<Self> {
         if text.len() > LONGEST || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return None;
@@ -184,6 +204,7 @@ mod tests {
         ] {
             let check = Check::parse(text).unwrap();
             assert_eq!((check.port.to_string().as_str(), check.tls, check.to_string().as_str()), (port, tls, said));
+            assert_eq!(Check::parse(&check.spelled()), Ok(check));
         }
         let Ask::Datagram(bytes) = Check::parse("udp://:53/%12%34%01ab").unwrap().ask else { panic!() };
         assert_eq!(&*bytes, b"\x12\x34\x01ab");

@@ -25,6 +25,11 @@ pub(super) struct PodRecord {
 }
 
 impl PodRecord {
+    /// What was last told of it.
+    pub(super) const fn view(&self) -> Option<PodView> {
+        self.view
+    }
+
     fn healthy(&self, now: Timestamp) -> bool {
         !self.view.is_some_and(|view| view.crash_loop) && self.held_until.is_none_or(|until| until <= now)
     }

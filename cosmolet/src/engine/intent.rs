@@ -85,6 +85,32 @@ pub enum WithdrawReason {
 }
 
 impl WithdrawReason {
+    /// All but the refusals, which are [`Refusal::ALL`].
+    pub const ALL: [Self; 15] = [
+        Self::NoLocalEndpoint,
+        Self::NoEndpoint,
+        Self::PodRestarting,
+        Self::NodeExcluded,
+        Self::NodeNetworkUnavailable,
+        Self::NodeTainted,
+        Self::NodeCordoned,
+        Self::NodeDrained,
+        Self::NodeUnknown,
+        Self::HostRefuses,
+        Self::ConnectionsFail,
+        Self::Proving,
+        Self::Unproven,
+        Self::ServiceGone,
+        Self::Exit,
+    ];
+
+    /// The reason that is called so.
+    #[must_use]
+    pub fn named(word: &str) -> Option<Self> {
+        let refusals = Refusal::ALL.into_iter().map(Self::Refused);
+        Self::ALL.into_iter().chain(refusals).find(|reason| reason.as_str() == word)
+    }
+
     /// The reason as it stands in logs, metrics, Kubernetes Events and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -27,6 +27,7 @@ pub mod observed;
 pub mod plan;
 mod probes;
 pub mod proof;
+mod recall;
 pub mod rules;
 pub mod service;
 pub mod signals;

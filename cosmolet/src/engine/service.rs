@@ -169,6 +169,22 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::NotAnAddress,
+        Self::NoPorts,
+        Self::Unspecified,
+        Self::Loopback,
+        Self::LinkLocal,
+        Self::Multicast,
+        Self::Reserved,
+        Self::OutsideRanges,
+        Self::Excluded,
+        Self::OwnAddress,
+        Self::PeerAddress,
+        Self::ForeignAddress,
+    ];
+
     /// The reason as it stands in logs, metrics and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -1,13 +1,14 @@
 //! What the daemon tells over HTTP: whether it lives, whether it is ready, metrics and status. Read-only.
 //!
-//! Owns the listener and the routes. Reads the book; asks the control loop for one thing, the explanation of a VIP, and never
-//! waits for it for long.
+//! Owns the listener and the routes. Reads the book; asks the control loop for two things, the explanation of a VIP and a
+//! recording, and never waits for it for long.
 
 mod bgp;
 mod connections;
 pub mod explain;
 mod page;
 mod printer;
+mod record;
 pub mod status;
 mod transitions;
 pub mod troubles;
@@ -31,6 +32,7 @@ use crate::engine::observed::BgpState;
 use crate::engine::types::{Timestamp, Vip};
 use crate::metrics::Metrics;
 use crate::questions::Asker;
+use crate::recording::tap::Recorder;
 use explain::Explain;
 use printer::Printer;
 use status::{NodeStatus, Status};
@@ -50,12 +52,25 @@ struct Shared {
     printer: Printer,
     /// One for each follower of decisions that there may be.
     streams: Arc<Semaphore>,
+    recorder: Recorder,
+    /// One for each recording that there may be.
+    recordings: Arc<Semaphore>,
 }
 
 /// Where the daemon serves.
 pub struct Listener {
     socket: TcpListener,
     printer: Printer,
+}
+
+impl Listener {
+    /// The address, with the port that the kernel has chosen where none was named.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
 }
 
 /// Why nobody can be served.
@@ -89,10 +104,12 @@ pub async fn serve(
     book: Arc<Book>,
     metrics: Arc<Metrics>,
     asker: Asker,
+    recorder: Recorder,
 ) -> std::convert::Infallible {
     let Listener { socket, printer } = listener;
     let counted = Arc::clone(&metrics);
     let streams = Arc::new(Semaphore::new(transitions::STREAMS));
+    let recordings = Arc::new(Semaphore::new(record::RECORDINGS));
     let router = Router::new()
         .route("/", get(page::index))
         .route("/page.css", get(page::style))
@@ -107,7 +124,8 @@ pub async fn serve(
         .route("/api/v1/explain/{vip}", get(explained))
         .route("/api/v1/transitions", get(transitions::remembered))
         .route("/api/v1/transitions/stream", get(transitions::stream))
-        .with_state(Shared { book, metrics, asker, printer, streams });
+        .route("/api/v1/record", get(record::stream))
+        .with_state(Shared { book, metrics, asker, printer, streams, recorder, recordings });
     connections::serve(socket, router, move || counted.connection_refused()).await
 }
 

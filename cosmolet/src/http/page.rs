@@ -13,7 +13,8 @@ const INDEX: &str = "cosmolet\n\n/                the status page, for a browser
      /api/v1/vips     the VIPs in brief, as JSON; ?after=REVISION: those that have changed since\n\
      /api/v1/advertised   the VIPs that this node advertises, as JSON\n\
      /api/v1/explain/VIP  why this VIP is advertised or not, as JSON\n\
-     /api/v1/transitions  the last decisions, as JSON; /api/v1/transitions/stream: and those to come, as they happen\n";
+     /api/v1/transitions  the last decisions, as JSON; /api/v1/transitions/stream: and those to come, as they happen\n\
+     /api/v1/record       what the engine is told and decides from now on, for cosmolet replay, as lines of JSON\n";
 
 /// The page for whoever accepts HTML, and a list of what there is for everybody else.
 pub(super) async fn index(headers: HeaderMap) -> Response {

@@ -369,7 +369,7 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Counter,
         of_vip: false,
         labels: &["outcome"],
-        meaning: "[streams of decisions](status-page.md) that were asked for: `opened`, or `refused`, beyond 64 at a time",
+        meaning: "[streams of decisions and recordings](status-page.md) that were asked for: `opened`, or `refused`, beyond 64 and 4 at a time",
         query: r#"increase(cosmolet_streams_total{outcome="refused"}[1h]) > 0"#,
     },
     Metric {
@@ -377,7 +377,7 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Counter,
         of_vip: false,
         labels: &[],
-        meaning: "decisions that a reader of a stream was too slow for; it was told how many",
+        meaning: "decisions, or records of a [recording](replay.md), that a reader of a stream was too slow for; it was told how many",
         query: "increase(cosmolet_stream_missed_total[1h]) > 0",
     },
     Metric {

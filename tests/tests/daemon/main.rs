@@ -19,6 +19,7 @@ mod loopback;
 mod operator;
 mod owners_probe;
 mod readers;
+mod recording;
 mod restart_storm;
 mod sudden_death;
 mod tells;
