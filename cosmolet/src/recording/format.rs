@@ -55,6 +55,7 @@ pub struct Recorded {
     guard: Guard,
     prove_seconds: Option<u64>,
     probe_round_seconds: Option<u64>,
+    check_seconds: Option<u64>,
     restart_hold_seconds: u64,
     vip_ranges: Vec<IpNet>,
     excluded: Vec<IpNet>,
@@ -318,6 +319,7 @@ impl Recorded {
             guard: settings.guard,
             prove_seconds: settings.prove.map(|time| time.as_secs()),
             probe_round_seconds: settings.probe_round.map(|time| time.as_secs()),
+            check_seconds: settings.check.map(|time| time.as_secs()),
             restart_hold_seconds: settings.pod_hold.as_secs(),
             vip_ranges: settings.rules.ranges.clone(),
             excluded: settings.rules.excluded.clone(),
@@ -339,6 +341,7 @@ impl Recorded {
             guard: self.guard,
             prove: self.prove_seconds.map(Duration::from_secs),
             probe_round: self.probe_round_seconds.map(Duration::from_secs),
+            check: self.check_seconds.map(Duration::from_secs),
             pod_hold: Duration::from_secs(self.restart_hold_seconds),
             seed: self.seed,
             ..Settings::default()

@@ -62,6 +62,7 @@ fn settings_are_read_as_they_were() {
         traffic: rules,
         guard: Guard::Register,
         prove: Some(Duration::from_secs(10)),
+        check: Some(Duration::from_secs(5)),
         seed: u64::MAX,
         ..Settings::default()
     };
@@ -71,7 +72,7 @@ fn settings_are_read_as_they_were() {
     assert_eq!(again, recorded);
     let read = again.settings().unwrap();
     assert_eq!((read.traffic, read.traffic_mode, read.guard), (rules, TrafficMode::Enforce, Guard::Register));
-    assert_eq!((read.prove, read.probe_round, read.seed), (settings.prove, None, u64::MAX));
+    assert_eq!((read.prove, read.probe_round, read.check, read.seed), (settings.prove, None, settings.check, u64::MAX));
     // A key that this version has not had yet keeps its default.
     let mut older: serde_json::Value = serde_json::from_str(&text).unwrap();
     older["rule"].as_object_mut().unwrap().remove("cap");
