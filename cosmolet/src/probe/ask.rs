@@ -225,10 +225,8 @@ where
         None => ServerName::from(target),
     };
     let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
-    connected.map_err(|error| match error.kind() {
-        io::ErrorKind::InvalidData => Complaint::Garbled,
-        _ => Complaint::Closed,
-    })
+    let garbled = |error: &io::Error| error.kind() == io::ErrorKind::InvalidData;
+    connected.map_err(|error| if garbled(&error) { Complaint::Garbled } else { Complaint::Closed })
 }
 
 /// Whose certificate it is does not matter: the question is whether the backend answers.

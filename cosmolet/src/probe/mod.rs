@@ -126,8 +126,11 @@ pub struct Prober {
     /// By the source that a probe came from.
     pending: BTreeMap<(IpAddr, u16), Pending>,
     /// Likewise; those that are over are gone.
-    connections: BTreeMap<(IpAddr, u16), (SocketAddr, Weak<Mutex<Stack>>)>,
+    connections: Connections,
 }
+
+/// By the source: the target, and the stack while somebody holds it.
+type Connections = BTreeMap<(IpAddr, u16), (SocketAddr, Weak<Mutex<Stack>>)>;
 
 #[derive(Clone, Copy, Debug)]
 struct Pending {
@@ -338,11 +341,7 @@ impl Prober {
 }
 
 /// Gives a packet to the connection that it is for. True where there is one.
-fn hand_over(
-    connections: &BTreeMap<(IpAddr, u16), (SocketAddr, Weak<Mutex<Stack>>)>,
-    found: &Found,
-    caught: &Record<'_>,
-) -> bool {
+fn hand_over(connections: &Connections, found: &Found, caught: &Record<'_>) -> bool {
     let Some((target, stack)) = connections.get(&found.source) else { return false };
     if let (true, Some(stack)) = (*target == found.target && found.is_tcp(), stack.upgrade()) {
         stack.lock().unwrap_or_else(PoisonError::into_inner).take(caught.bytes);

@@ -13,13 +13,14 @@ use cosmolet_tests::api_server::{ApiServer, Place};
 use cosmolet_tests::nft::{Mapping, Protocol};
 use cosmolet_tests::{Lab, forward, wait};
 
-use super::{Driver, PORT, World, targets};
+use super::{Driver, PORT, World, cpu_time, targets};
 
 const LIMIT: Duration = Duration::from_secs(1);
+const QUESTIONS: u32 = 500;
 
 impl Driver {
     /// Asks over a connection of its own while the ring is read.
-    fn ask(&mut self, target: SocketAddr, check: &str) -> Result<Told> {
+    pub(crate) fn ask(&mut self, target: SocketAddr, check: &str) -> Result<Told> {
         let check = Check::parse(check).map_err(|rule| anyhow::anyhow!("{check}: {rule}"))?;
         let question = self.prober.connect(self.ifindex, target)?;
         Rc::clone(&self.runtime).block_on(async {
@@ -36,7 +37,7 @@ impl Driver {
 }
 
 /// Answers one connection as the path that is asked for says.
-fn misbehave(mut stream: TcpStream) -> std::io::Result<()> {
+pub(crate) fn misbehave(mut stream: TcpStream) -> std::io::Result<()> {
     let mut request = Vec::new();
     let mut byte = [0; 1];
     while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte)? == 1 {
@@ -110,6 +111,16 @@ fn answers_are_told_apart() -> Result<()> {
             ensure!(told == wanted, "{target} {check}: {told:?} instead of {wanted:?}");
         }
     }
+    let micros = world.probing(|driver| {
+        driver.ask(targets()[0], "http:///well")?;
+        let started = cpu_time();
+        for turn in 0..QUESTIONS {
+            let told = driver.ask(targets()[0], "http:///well")?;
+            ensure!(told == Told::Well, "question {turn}: {told:?}");
+        }
+        Ok(cpu_time().saturating_sub(started).as_micros() / u128::from(QUESTIONS))
+    })?;
+    println!("{QUESTIONS} questions over HTTP, {micros} us of CPU each");
     serve(&mut world, 8091)?;
     for target in targets() {
         let told = world.probing(|driver| driver.ask(target, "http:///well"))?;

@@ -1,6 +1,7 @@
 //! The wire-true probe on the real kernel: through DNAT to a backend in another namespace, and every way in which that fails.
 
 mod asks;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -35,8 +36,13 @@ struct World {
 
 impl World {
     fn raise() -> Result<Self> {
+        Self::with_nodes(&[NODE])
+    }
+
+    fn with_nodes(names: &[&str]) -> Result<Self> {
         let lab = Lab::new()?;
-        let fabric = Fabric::raise(&lab, &[NodeSpec::new(NODE, Mode::Dynamic)])?;
+        let specs: Vec<NodeSpec> = names.iter().map(|name| NodeSpec::new(name, Mode::Dynamic)).collect();
+        let fabric = Fabric::raise(&lab, &specs)?;
         Ok(Self { fabric, _lab: lab })
     }
 

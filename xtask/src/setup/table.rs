@@ -71,7 +71,7 @@ pub(super) fn needs() -> Vec<Need> {
     needs
 }
 
-fn lab() -> [Need; 7] {
+fn lab() -> [Need; 8] {
     let present = [
         || which("bgpd").is_some() && which("zebra").is_some() && which("vtysh").is_some(),
         || which("nft").is_some(),
@@ -80,6 +80,7 @@ fn lab() -> [Need; 7] {
         || which("bpftool").is_some(),
         || which("setcap").is_some(),
         || fs::exists("/usr/lib/frr/frr-reload.py").unwrap_or(false),
+        || which("iptables-legacy").is_some() && which("ip6tables-nft").is_some(),
     ];
     [
         tool("frr", "the lab's ToR and nodes run real FRR daemons", Group::Lab, present[0], &[&["frr"]]),
@@ -91,6 +92,7 @@ fn lab() -> [Need; 7] {
             &[&["frr-pythontools"]],
         ),
         tool("nftables", "the lab's nodes translate VIPs as kube-proxy does", Group::Lab, present[1], &[&["nftables"]]),
+        tool("iptables", "translates VIPs as kube-proxy's older mode does", Group::Lab, present[7], &[&["iptables"]]),
         tool("iproute2", "makes the lab's namespaces and links", Group::Lab, present[2], &[&["iproute2"]]),
         tool("conntrack", "forgets connections when a test moves a backend", Group::Lab, present[3], &[&["conntrack"]]),
         tool(
