@@ -144,6 +144,31 @@ impl Stage {
         self.daemons.iter_mut().try_for_each(|daemon| daemon.wait_ready(Duration::from_secs(15)))
     }
 
+    /// Gives the client addresses in four prefixes (/24 and /56) of each family, routed, to connect from.
+    pub fn prefixes_of_the_client(&self) -> Result<Vec<IpAddr>> {
+        let (client, tor) = (&self.fabric.client, &self.fabric.tor);
+        let mut sources: Vec<IpAddr> = Vec::new();
+        for n in 1..=4 {
+            sources.push(format!("10.77.{n}.1").parse()?);
+            sources.push(format!("fd00:77:0:{n}00::1").parse()?);
+        }
+        for source in &sources {
+            client.add_address("lo", IpNet::from(*source))?;
+        }
+        let gateways: [(&str, IpAddr); 2] =
+            [("10.77.0.0/16", "10.2.0.2".parse()?), ("fd00:77::/48", "fd00:2::2".parse()?)];
+        for (prefix, gateway) in gateways {
+            tor.add_route(prefix.parse()?, gateway)?;
+        }
+        Ok(sources)
+    }
+
+    /// The endpoint in a VIP's family on a node that is not there ([`Options::elsewhere`]).
+    #[must_use]
+    pub fn elsewhere_of(vip: IpAddr) -> IpAddr {
+        if vip.is_ipv4() { IpAddr::from(ELSEWHERE.0) } else { IpAddr::from(ELSEWHERE.1) }
+    }
+
     /// Writes Service `web` with `externalTrafficPolicy: Local` to every node's directory.
     pub fn write_service(&self) -> Result<()> {
         let service = objects::local(objects::service("web", &[vip4(1), vip6(1)], &[PORT]));
@@ -156,8 +181,8 @@ impl Stage {
             let nodes = self.fabric.nodes.iter().zip(&self.endpoints);
             let endpoint =
                 nodes.map(|(node, state)| objects::endpoint(node.backend_address(vip).ip(), node.name(), *state));
-            let other = if vip.is_ipv4() { IpAddr::from(ELSEWHERE.0) } else { IpAddr::from(ELSEWHERE.1) };
-            let elsewhere = self.elsewhere.then(|| objects::endpoint(other, "elsewhere", State::Ready));
+            let other = || objects::endpoint(Self::elsewhere_of(vip), "elsewhere", State::Ready);
+            let elsewhere = self.elsewhere.then(other);
             objects::slice(name, "web", BACKEND_PORT, endpoint.chain(elsewhere).collect())
         };
         let slices = [slice("web-v4", vip4(1)), slice("web-v6", vip6(1))];

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -354,6 +354,30 @@ fn quick_every_alert_has_its_runbook_and_its_test() -> Result<()> {
         let name = entry?.file_name();
         let stem = Path::new(&name).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
         ensure!(stem == "README" || alerts.contains(&stem.as_str()), "the runbook {stem} belongs to no alert");
+    }
+    Ok(())
+}
+
+/// Grafana's own types know every field of them, and miss none; what they do not know they refuse.
+#[test]
+fn dashboards_fit_grafanas_types() -> Result<()> {
+    let cache = std::env::home_dir().context("no home directory")?.join(".cache/cosmolet");
+    let program = cache.join("grafana-0.0.22/bin/dashboards");
+    let boards =
+        ["fleet", "vip", "node"].map(|board| file(&format!("charts/cosmolet/dashboards/cosmolet-{board}.json")));
+    let read =
+        |files: &[PathBuf]| Command::new(&program).args(files).output().with_context(|| program.display().to_string());
+    let output = read(&boards)?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lab = cosmolet_tests::Lab::new()?;
+    let (wrong, text) = (lab.subdirectory("wrong")?.join("board.json"), std::fs::read_to_string(&boards[0])?);
+    for (good, bad) in
+        [("\"gridPos\"", "\"gridpos\""), ("\"textMode\": \"auto\"", "\"textMode\": 7"), ("\"panels\"", "\"panel\"")]
+    {
+        ensure!(text.contains(good), "{good}");
+        std::fs::write(&wrong, text.replace(good, bad))?;
+        let output = read(std::slice::from_ref(&wrong))?;
+        ensure!(!output.status.success(), "{bad} is taken");
     }
     Ok(())
 }

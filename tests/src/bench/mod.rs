@@ -17,6 +17,7 @@ pub mod peers;
 pub mod proxy;
 pub mod raw;
 pub mod share;
+pub mod verdict;
 pub mod view;
 pub mod world;
 
@@ -48,7 +49,7 @@ impl Entry {
 }
 
 /// Everything that can be measured, the cheapest first.
-pub const ENTRIES: [Entry; 22] = [
+pub const ENTRIES: [Entry; 23] = [
     Entry {
         name: "engine",
         about: "one endpoint event at 10 000 Services (handle and plan) against the same at 100",
@@ -73,6 +74,12 @@ pub const ENTRIES: [Entry; 22] = [
                 for a probe beside none",
         rounds: [50, 3],
         run: lag::measure,
+    },
+    Entry {
+        name: "verdict",
+        about: "a fault that Kubernetes does not see, at 10 connections/s for each of 50 VIPs -> the VIP gone from the ToR's kernel",
+        rounds: [4, 1],
+        run: verdict::measure,
     },
     Entry {
         name: "one-vip",

@@ -14,7 +14,7 @@ use cosmolet_tests::raw::Raw;
 use cosmolet_tests::stage::{Stage, targets};
 
 use crate::traffic::total;
-use crate::verdict::{enforcing, prefixes_of_the_client, proven, says};
+use crate::verdict::{enforcing, proven, says};
 use crate::{LIMIT, ensure_unmoved, one_node};
 
 /// Longer than the rule's windows.
@@ -77,7 +77,7 @@ fn neither_one_broken_site_nor_a_few_failures_take_a_vip_out() -> Result<()> {
 impl World {
     fn raise() -> Result<Self> {
         let stage = one_node(Mode::Dynamic, enforcing())?;
-        let sources = prefixes_of_the_client(&stage)?;
+        let sources = stage.prefixes_of_the_client()?;
         let load = Load { per_second: 20, sources: sources.clone(), ..Load::new(targets().to_vec()) };
         let client = Client::start(&stage.fabric.client, load)?;
         proven(&stage)?;

@@ -17,7 +17,7 @@ use cosmolet_tests::stage::{Options, PORT, Stage, targets};
 use cosmolet_tests::wait;
 use serde_json::Value;
 
-use super::verdict::{enforcing, prefixes_of_the_client, proven, says};
+use super::verdict::{enforcing, proven, says};
 use crate::{LIMIT, NODE, Running, metric, one_node, wait_vip};
 
 const PATH: &str = "/api/v1/record";
@@ -67,7 +67,7 @@ fn found(said: &Value, vip: IpAddr, to: &str, reason: Option<&str>) -> Result<St
 #[test]
 fn a_recorded_incident_is_replayed_as_it_happened() -> Result<()> {
     let mut stage = one_node(Mode::Dynamic, enforcing())?;
-    let sources = prefixes_of_the_client(&stage)?;
+    let sources = stage.prefixes_of_the_client()?;
     let load = Load { per_second: 20, sources, ..Load::new(targets().to_vec()) };
     let client = Client::start(&stage.fabric.client, load)?;
     proven(&stage)?;

@@ -21,24 +21,6 @@ pub(crate) fn enforcing() -> Options {
     Options { traffic: "enforce", env, elsewhere: true, ..Options::default() }
 }
 
-/// Addresses of the client in four prefixes (/24 and /56) of each family.
-pub(crate) fn prefixes_of_the_client(stage: &Stage) -> Result<Vec<IpAddr>> {
-    let (client, tor) = (&stage.fabric.client, &stage.fabric.tor);
-    let mut sources: Vec<IpAddr> = Vec::new();
-    for n in 1..=4 {
-        sources.push(format!("10.77.{n}.1").parse()?);
-        sources.push(format!("fd00:77:0:{n}00::1").parse()?);
-    }
-    for source in &sources {
-        client.add_address("lo", IpNet::from(*source))?;
-    }
-    let gateways: [(&str, IpAddr); 2] = [("10.77.0.0/16", "10.2.0.2".parse()?), ("fd00:77::/48", "fd00:2::2".parse()?)];
-    for (prefix, gateway) in gateways {
-        tor.add_route(prefix.parse()?, gateway)?;
-    }
-    Ok(sources)
-}
-
 pub(crate) fn explain(stage: &Stage, vip: IpAddr) -> Result<Value> {
     let output = stage.daemons[0].cli(&["explain", &vip.to_string(), "-o", "json"])?;
     ensure!(output.status.success(), "{output:?}");
@@ -91,7 +73,7 @@ fn no_trial_begins_while_probes_fail() -> Result<()> {
 #[test]
 fn a_silent_backend_is_suspected_convicted_and_comes_back() -> Result<()> {
     let stage = one_node(Mode::Dynamic, enforcing())?;
-    let sources = prefixes_of_the_client(&stage)?;
+    let sources = stage.prefixes_of_the_client()?;
     let load = Load { per_second: 20, sources, ..Load::new(targets().to_vec()) };
     let client = Client::start(&stage.fabric.client, load)?;
     proven(&stage)?;
@@ -130,7 +112,7 @@ fn a_refusing_backend_is_suspect_without_probes_and_convicted_with_them() -> Res
     let mut unprobed = enforcing();
     unprobed.env.push(("COSMOLET_TRAFFIC_PROBE_SOURCES", "[]"));
     let mut stage = one_node(Mode::Dynamic, unprobed)?;
-    let sources = prefixes_of_the_client(&stage)?;
+    let sources = stage.prefixes_of_the_client()?;
     let load = Load { per_second: 20, sources, ..Load::new(targets().to_vec()) };
     let client = Client::start(&stage.fabric.client, load)?;
     says(&stage, "unproven")?;

@@ -34,7 +34,7 @@ fn document(board: &Board) -> Value {
         "time": {"from": "now-1h", "to": "now"},
         "timezone": "",
         "links": [{"type": "dashboards", "tags": ["cosmolet"], "title": "cosmolet", "asDropdown": false, "includeVars": true,
-                   "keepTime": true, "icon": "external link", "targetBlank": false}],
+                   "keepTime": true, "icon": "external link", "tooltip": "", "targetBlank": false}],
         "templating": {"list": variables(board)},
         "annotations": {"list": [transitions(board)]},
         "panels": laid_out(board.panels),
@@ -103,14 +103,21 @@ fn panel_json(panel: &Panel, id: u64, place: &Value) -> Value {
     })
 }
 
+/// All that Grafana's types require, its defaults included: what they lack is an error to whoever reads them strictly.
 fn options(kind: Kind) -> Value {
+    let legend = json!({"displayMode": "list", "placement": "bottom", "showLegend": true, "calcs": []});
+    let tooltip = |mode: &str| json!({"mode": mode, "sort": "none"});
     match kind {
-        Kind::Stat => json!({"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "area"}),
-        Kind::Series => json!({"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}}),
-        Kind::Table => json!({"showHeader": true, "cellHeight": "sm"}),
-        Kind::Timeline => {
-            json!({"mergeValues": true, "showValue": "never", "legend": {"displayMode": "list", "placement": "bottom"}})
-        }
+        Kind::Stat => json!({
+            "reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "area", "justifyMode": "auto",
+            "textMode": "auto", "wideLayout": true, "showPercentChange": false, "percentChangeColorMode": "standard",
+            "orientation": "auto",
+        }),
+        Kind::Series => json!({"legend": legend, "tooltip": tooltip("multi")}),
+        Kind::Table => json!({"frameIndex": 0, "showHeader": true, "cellHeight": "sm"}),
+        Kind::Timeline => json!({
+            "mergeValues": true, "showValue": "never", "rowHeight": 0.9, "legend": legend, "tooltip": tooltip("single"),
+        }),
     }
 }
 

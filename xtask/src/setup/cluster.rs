@@ -6,8 +6,8 @@ use anyhow::Result;
 
 use super::Group;
 use super::apt::Apt;
-use super::kube;
 use super::table::{Install, Need, tool};
+use super::{grafana, kube};
 use crate::shell::{self, which};
 
 /// The chart is checked with both of helm's major versions. The lab's `Helm::program` names the same folders.
@@ -27,6 +27,7 @@ pub(super) fn needs() -> Vec<Need> {
         || which("prometheus").is_some() && which("promtool").is_some(),
         &[&["prometheus"]],
     ));
+    needs.push(grafana::need());
     needs
 }
 

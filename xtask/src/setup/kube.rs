@@ -145,6 +145,29 @@ pub(super) fn build_module(
     compile(&go, &dir, file, package, "-s -w", what)
 }
 
+/// A program of ours over a module: built in a module of its own, into the cache folder.
+pub(super) fn build_source(
+    apt: &mut Apt,
+    (module, version): (&str, &str),
+    source: &str,
+    file: &Path,
+    what: &str,
+) -> Result<()> {
+    let go = go(apt)?;
+    let bin = file.parent().context("a program without a folder")?;
+    let dir = bin.with_file_name("module");
+    for folder in [bin, &dir] {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(dir.join("main.go"), source)?;
+    fs::write(dir.join("go.mod"), "module cosmolet.test/tools\n\ngo 1.25.0\n")?;
+    shell::run_quietly(
+        &format!("{what}: its modules"),
+        go_command(&go, &dir).args(["get", &format!("{module}@v{version}")]),
+    )?;
+    compile(&go, &dir, file, ".", "-s -w", what)
+}
+
 /// Our module: kubernetes, with its staging modules at their published versions.
 fn go_mod(upstream: &str) -> String {
     let staging = KUBE.replacen("1.", "0.", 1);

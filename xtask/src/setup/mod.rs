@@ -7,6 +7,7 @@ pub mod book;
 mod bpf;
 mod cluster;
 pub mod frr;
+mod grafana;
 mod kube;
 pub mod peers;
 mod table;
