@@ -8,7 +8,6 @@ use anyhow::{Context, Result, ensure};
 use cosmolet_tests::client::{Client, Load};
 use cosmolet_tests::fabric::{BACKEND_PORT, Mode, UPLINK, vip4, vip6};
 use cosmolet_tests::stage::{Options, Stage, targets};
-use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::{LIMIT, NODE, ensure_unmoved, metric, one_node};
