@@ -64,8 +64,7 @@ pub(crate) fn report(skb: Skb) {
     }
     let Some(length) = length(&Relative(skb), family) else { return };
     match length {
-        0 => {}
-        1..=SHORT_LENGTH => leave::<SHORT>(skb, family, length),
+        ..=SHORT_LENGTH => leave::<SHORT>(skb, family, length),
         ..=LONG_LENGTH => leave::<LONG>(skb, family, length),
         _ => leave::<SHORT>(skb, family, SHORT_LENGTH),
     }

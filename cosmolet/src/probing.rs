@@ -174,7 +174,7 @@ struct Task {
     /// A handshake was well for these, and the question is being asked.
     talks: JoinSet<(Errand, Duration, Told)>,
     /// Likewise, and the question is still to be asked.
-    unasked: VecDeque<(Errand, Path, Duration)>,
+    unasked: VecDeque<(Errand, Arc<Check>, Path, Duration)>,
     reports: Vec<ProbeReport>,
 }
 
@@ -271,10 +271,7 @@ impl Task {
     fn send(&mut self, path: Path, to: SocketAddr, errand: Option<Errand>, limit: Duration) -> bool {
         let sent = Instant::now();
         self.rate.spend(Instant::now());
-        let datagram = errand.as_ref().and_then(|errand| match &errand.check.as_ref()?.ask {
-            Ask::Datagram(bytes) => Some(&**bytes),
-            Ask::Hello | Ask::Get(_) | Ask::Grpc(_) => None,
-        });
+        let datagram = errand.as_ref().and_then(Errand::datagram);
         match self.prober.send(path.0, to, datagram) {
             Ok(token) => {
                 let flight = Flight { errand, path, sent, until: sent + limit };
@@ -298,10 +295,12 @@ impl Task {
                 self.answered.insert(flight.path, flight.sent);
             }
             match flight.errand {
-                Some(errand) if outcome == ProbeOutcome::Passed && errand.talks() => {
-                    self.unasked.push_back((errand, flight.path, latency));
-                }
-                Some(errand) => self.report(&errand, outcome, Some(latency)),
+                Some(errand) => match errand.question() {
+                    Some(check) if outcome == ProbeOutcome::Passed => {
+                        self.unasked.push_back((errand, check, flight.path, latency));
+                    }
+                    Some(_) | None => self.report(&errand, outcome, Some(latency)),
+                },
                 None => {
                     self.controls.remove(&flight.path);
                     self.resolve(flight.path, ProbeOutcome::Silent);
@@ -313,18 +312,17 @@ impl Task {
     /// Asks what is to be asked where a handshake was well, some of it at a time.
     fn ask(&mut self) {
         while self.talks.len() < TALKS
-            && let Some((errand, path, latency)) = self.unasked.pop_front()
+            && let Some((errand, check, path, latency)) = self.unasked.pop_front()
         {
             let to = SocketAddr::new(errand.vip.address(), errand.port.number);
-            match (self.prober.connect(path.0, to), errand.check.clone()) {
-                (Ok(question), Some(check)) => {
+            match self.prober.connect(path.0, to) {
+                Ok(question) => {
                     self.talks.spawn(async move { (errand, latency, question.ask(&check, ANSWER_LIMIT).await) });
                 }
-                (Err(error), _) => {
+                Err(error) => {
                     debug!(%error, %to, "a probe's connection was not made");
                     self.report(&errand, ProbeOutcome::Lost, None);
                 }
-                (Ok(_), None) => self.report(&errand, ProbeOutcome::Passed, Some(latency)),
             }
         }
     }
@@ -335,7 +333,9 @@ impl Task {
         match told {
             Told::Well => self.report(&errand, ProbeOutcome::Passed, Some(latency)),
             Told::Lost => self.report(&errand, ProbeOutcome::Lost, None),
-            Told::Ill(complaint) => self.report_ill(&errand, complaint, latency),
+            Told::Ill(complaint) => {
+                self.report_with(&errand, ProbeOutcome::Unhealthy, Some(complaint), Some(latency));
+            }
         }
     }
 
@@ -386,22 +386,33 @@ impl Task {
     }
 
     fn report(&mut self, errand: &Errand, outcome: ProbeOutcome, latency: Option<Duration>) {
-        self.metrics.probe(errand.purpose, outcome, latency);
-        self.reports.push(ProbeReport { vip: errand.vip, port: errand.port, outcome, complaint: None, latency });
+        self.report_with(errand, outcome, None, latency);
     }
 
-    fn report_ill(&mut self, errand: &Errand, complaint: Complaint, latency: Duration) {
-        let outcome = ProbeOutcome::Unhealthy;
-        self.metrics.probe(errand.purpose, outcome, Some(latency));
-        let (complaint, latency) = (Some(complaint), Some(latency));
+    fn report_with(
+        &mut self,
+        errand: &Errand,
+        outcome: ProbeOutcome,
+        complaint: Option<Complaint>,
+        latency: Option<Duration>,
+    ) {
+        self.metrics.probe(errand.purpose, outcome, latency);
         self.reports.push(ProbeReport { vip: errand.vip, port: errand.port, outcome, complaint, latency });
     }
 }
 
 impl Errand {
-    /// More than a handshake or a datagram is wanted.
-    fn talks(&self) -> bool {
-        self.check.as_ref().is_some_and(|check| !matches!(check.ask, Ask::Datagram(_)))
+    /// What is sent in the place of a SYN.
+    fn datagram(&self) -> Option<&[u8]> {
+        match &self.check.as_ref()?.ask {
+            Ask::Datagram(bytes) => Some(bytes),
+            Ask::Hello | Ask::Get(_) | Ask::Grpc(_) => None,
+        }
+    }
+
+    /// What is asked over a connection, once a handshake was well.
+    fn question(&self) -> Option<Arc<Check>> {
+        self.check.clone().filter(|check| !matches!(check.ask, Ask::Datagram(_)))
     }
 }
 

@@ -1,5 +1,6 @@
 //! From the file's text to the validated configuration.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -59,6 +60,15 @@ pub(super) fn rule(key: &str, value: impl ToString, rule: impl ToString) -> Conf
 /// The value breaks the rule that `keys` has for the key.
 pub(super) fn broken(key: &str, value: impl ToString) -> ConfigError {
     rule(key, value, rule_of(key))
+}
+
+/// A time, or none at all, which 0 says.
+fn seconds_unless_zero(key: &str, seconds: u64, allowed: RangeInclusive<u64>) -> Result<Option<Duration>, ConfigError> {
+    match seconds {
+        0 => Ok(None),
+        seconds if allowed.contains(&seconds) => Ok(Some(Duration::from_secs(seconds))),
+        other => Err(broken(key, other)),
+    }
 }
 
 /// Lays the text over the defaults, and the variables over it.
@@ -256,11 +266,7 @@ const fn kind(name: TypeName) -> VipKind {
 }
 
 fn loopback(raw: &Raw) -> Result<Loopback, ConfigError> {
-    let lease = match raw.loopback.lease_seconds {
-        0 => None,
-        seconds @ 3..=86_400 => Some(Duration::from_secs(seconds)),
-        other => return Err(broken("loopback.lease_seconds", other)),
-    };
+    let lease = seconds_unless_zero("loopback.lease_seconds", raw.loopback.lease_seconds, 3..=86_400)?;
     let enabled = raw.loopback.enabled;
     if !enabled && !raw.bgp.enabled {
         return Err(rule("loopback.enabled", "false", "needs bgp.enabled: without both no VIP would be anywhere"));
@@ -290,11 +296,7 @@ fn bgp(raw: &Raw) -> Result<Bgp, ConfigError> {
             OnExitName::Keep => OnExit::Keep,
             OnExitName::Withdraw => OnExit::Withdraw,
         },
-        drain: match raw.bgp.drain_seconds {
-            0 => None,
-            seconds @ 1..=3600 => Some(Duration::from_secs(seconds)),
-            other => return Err(broken("bgp.drain_seconds", other)),
-        },
+        drain: seconds_unless_zero("bgp.drain_seconds", raw.bgp.drain_seconds, 1..=3600)?,
         attributes: attributes(&raw.bgp.attributes)?,
         attributes_from_services: raw.bgp.attributes.from_services,
     })
@@ -347,11 +349,7 @@ fn traffic(raw: &Raw) -> Result<Traffic, ConfigError> {
             TrafficModeName::Enforce => TrafficMode::Enforce,
         },
         interfaces: interfaces.collect::<Result<_, _>>()?,
-        prove: match raw.traffic.prove_seconds {
-            0 => None,
-            seconds @ 1..=600 => Some(Duration::from_secs(seconds)),
-            other => return Err(broken("traffic.prove_seconds", other)),
-        },
+        prove: seconds_unless_zero("traffic.prove_seconds", raw.traffic.prove_seconds, 1..=600)?,
         probe: probe(raw)?,
         max_ports: match raw.traffic.max_ports {
             0 => None,
@@ -384,16 +382,8 @@ fn probe(raw: &Raw) -> Result<Probe, ConfigError> {
     if !(1..=10_000).contains(&rate) {
         return Err(broken("traffic.probe_rate", rate));
     }
-    let round = match raw.traffic.probe_round_seconds {
-        0 => None,
-        seconds @ 5..=3600 => Some(Duration::from_secs(seconds)),
-        other => return Err(broken("traffic.probe_round_seconds", other)),
-    };
-    let check = match raw.traffic.check_seconds {
-        0 => None,
-        seconds @ 1..=3600 => Some(Duration::from_secs(seconds)),
-        other => return Err(broken("traffic.check_seconds", other)),
-    };
+    let round = seconds_unless_zero("traffic.probe_round_seconds", raw.traffic.probe_round_seconds, 5..=3600)?;
+    let check = seconds_unless_zero("traffic.check_seconds", raw.traffic.check_seconds, 1..=3600)?;
     Ok(Probe { sources, rate, round, check })
 }
 

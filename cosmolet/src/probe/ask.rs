@@ -3,7 +3,7 @@
 //! Owns the questions' bytes and the complaints about answers. Never judges what a complaint leads to.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,28 +69,25 @@ impl Question {
 }
 
 async fn answer(connection: &Connection, check: &Check, target: IpAddr) -> Result<(), Complaint> {
-    let (stream, name) = (connection.stream(), check.name.as_deref());
+    let stream = connection.stream();
+    let authority = match &check.name {
+        Some(name) => format!("{name}:{}", check.port.number),
+        None => SocketAddr::new(target, check.port.number).to_string(),
+    };
     if check.tls {
-        let stream = tls(stream, check, target).await?;
-        exchange(stream, check, name, target).await
+        exchange(tls(stream, check, target).await?, check, &authority).await
     } else {
-        exchange(stream, check, name, target).await
+        exchange(stream, check, &authority).await
     }
 }
 
-async fn exchange<S>(stream: S, check: &Check, name: Option<&str>, target: IpAddr) -> Result<(), Complaint>
+async fn exchange<S>(stream: S, check: &Check, authority: &str) -> Result<(), Complaint>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let host = match (name, target) {
-        (Some(name), _) => name.to_owned(),
-        (None, IpAddr::V4(v4)) => v4.to_string(),
-        (None, IpAddr::V6(v6)) => format!("[{v6}]"),
-    };
-    let authority = format!("{host}:{}", check.port.number);
     match &check.ask {
-        Ask::Get(path) => get(stream, &authority, path).await,
-        Ask::Grpc(service) => grpc(stream, &authority, service).await,
+        Ask::Get(path) => get(stream, authority, path).await,
+        Ask::Grpc(service) => grpc(stream, authority, service).await,
         // It was asked for by the handshakes alone.
         Ask::Hello | Ask::Datagram(_) => Ok(()),
     }

@@ -92,6 +92,11 @@ impl Stack {
         }
     }
 
+    /// Whoever panicked with it has left a connection that does not answer, and no more.
+    pub(super) fn lock(stack: &Mutex<Self>) -> MutexGuard<'_, Self> {
+        stack.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes a packet that was caught for this connection.
     pub(super) fn take(&mut self, packet: &[u8]) {
         self.device.arrived.push_back(packet.to_vec());
@@ -170,7 +175,7 @@ impl Connection {
     }
 
     fn lock(&self) -> MutexGuard<'_, Stack> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        Stack::lock(&self.0)
     }
 
     /// Waits until it is open. False where it never will be.

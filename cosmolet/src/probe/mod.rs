@@ -17,7 +17,7 @@ mod interface;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
@@ -344,7 +344,7 @@ impl Prober {
 fn hand_over(connections: &Connections, found: &Found, caught: &Record<'_>) -> bool {
     let Some((target, stack)) = connections.get(&found.source) else { return false };
     if let (true, Some(stack)) = (*target == found.target && found.is_tcp(), stack.upgrade()) {
-        stack.lock().unwrap_or_else(PoisonError::into_inner).take(caught.bytes);
+        Stack::lock(&stack).take(caught.bytes);
     }
     true
 }

@@ -38,31 +38,38 @@ words! {
     evidence: SecondKey { Probe = "probe", Passive = "passive" }
     fault: OnFault { Withdraw = "withdraw", Depreference = "depreference", Ignore = "ignore" }
     guard: Guard { NotAlone = "not_alone", Register = "register" }
-    kind: VipKind { LoadBalancer = "LoadBalancer", ExternalIp = "ExternalIP", ClusterIp = "ClusterIP" }
-    learns: Mode { Connected = "connected", Dynamic = "dynamic" }
-    mode: TrafficMode { Off = "off", Observe = "observe", Enforce = "enforce" }
     prove: Prove { Wait = "wait", Required = "required", Never = "never" }
-    refused: Refused {
-        LastCandidate = "LastCandidate", ShareSpent = "ShareSpent", EveryoneSuspects = "EveryoneSuspects",
-        Unanswered = "Unanswered",
-    }
     scope: EndpointScope { Local = "local", Cluster = "cluster" }
     terminating: Terminating { Serving = "serving", Ready = "ready" }
 }
 
-/// A probe's outcome by its label.
-pub(super) mod outcome {
-    use super::{Deserialize as _, Deserializer, Error as _, ProbeOutcome, Serializer};
+/// The same for enums that have labels of their own.
+macro_rules! labels {
+    ($($module:ident: $type:ident { $($variant:ident),+ $(,)? })+) => {$(
+        pub(super) mod $module {
+            use super::{Deserialize as _, Deserializer, Error as _, Serializer, $type};
 
-    pub(in crate::recording) fn serialize<S: Serializer>(value: &ProbeOutcome, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(value.as_str())
-    }
+            const LABELS: &[&str] = &[$($type::$variant.as_str()),+];
 
-    pub(in crate::recording) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ProbeOutcome, D::Error> {
-        let word = String::deserialize(from)?;
-        let found = ProbeOutcome::ALL.into_iter().find(|outcome| outcome.as_str() == word);
-        found.ok_or_else(|| D::Error::custom(format!("no outcome of a probe is called `{word}`")))
-    }
+            pub(in crate::recording) fn serialize<S: Serializer>(value: &$type, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_str(match value { $($type::$variant)|+ => value.as_str() })
+            }
+
+            pub(in crate::recording) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<$type, D::Error> {
+                let label = String::deserialize(from)?;
+                let found = [$($type::$variant),+].into_iter().find(|known| known.as_str() == label);
+                found.ok_or_else(|| D::Error::unknown_variant(&label, LABELS))
+            }
+        }
+    )+};
+}
+
+labels! {
+    kind: VipKind { LoadBalancer, ExternalIp, ClusterIp }
+    learns: Mode { Connected, Dynamic }
+    mode: TrafficMode { Off, Observe, Enforce }
+    outcome: ProbeOutcome { Passed, RefusedByBackend, RefusedByHost, Unhealthy, Silent, Lost }
+    refused: Refused { LastCandidate, ShareSpent, EveryoneSuspects, Unanswered }
 }
 
 /// A type with a text of its own, which is read again as it was written.

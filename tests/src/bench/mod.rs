@@ -13,6 +13,7 @@ pub mod lag;
 pub mod many;
 pub mod memory;
 pub mod one;
+pub mod pairs;
 pub mod peers;
 pub mod proxy;
 pub mod raw;

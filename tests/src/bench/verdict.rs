@@ -11,16 +11,15 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::figure::{Figure, Measure, Summary};
+use super::pairs;
 use crate::backend::Backend;
 use crate::client::{Client, Load};
-use crate::fabric::{BACKEND_PORT, Mode, NodeSpec, host, vip4, vip6};
+use crate::fabric::{BACKEND_PORT, Mode, NodeSpec, host};
 use crate::nft::Mapping;
 use crate::objects::{self, State};
 use crate::stage::{Options, PORT, Stage};
 
 const NODE: &str = "node1";
-/// The first VIP is that of the stage's own Service.
-const FIRST: u16 = 2;
 const PER_VIP: u32 = 10;
 /// Until answers have been seen and it is known what is usual.
 const WARM: Duration = Duration::from_secs(12);
@@ -79,7 +78,7 @@ impl Fault {
 
 /// Measures; 50 VIPs in each of several passes, 6 in a single one.
 pub fn measure(passes: usize) -> Result<Vec<Figure>> {
-    let pairs = if passes == 1 { 3 } else { 25 };
+    let count = if passes == 1 { 3 } else { 25 };
     let options = Options { traffic: "enforce", elsewhere: true, ..Options::default() };
     let mut stage = Stage::raise(&[NodeSpec::new(NODE, Mode::Dynamic)], options)?;
     let unhealthy = Backend::start(&stage.fabric.nodes[0].pod, "unhealthy", UNHEALTHY)?;
@@ -93,7 +92,7 @@ pub fn measure(passes: usize) -> Result<Vec<Figure>> {
     for fault in Fault::ALL {
         let mut waits = Vec::new();
         for _ in 0..passes {
-            waits.extend(pass(&mut stage, fault, pairs, &sources)?);
+            waits.extend(pass(&mut stage, fault, count, &sources)?);
         }
         figures.push(Figure {
             name: format!("{} -> gone from the ToR's kernel", fault.name()),
@@ -109,17 +108,17 @@ pub fn measure(passes: usize) -> Result<Vec<Figure>> {
 }
 
 /// Starts a daemon that remembers nothing, breaks one VIP after the other and waits until each is gone.
-fn pass(stage: &mut Stage, fault: Fault, pairs: u16, sources: &[IpAddr]) -> Result<Vec<Duration>> {
-    let vips: Vec<IpAddr> = (FIRST..FIRST + pairs).flat_map(|n| [vip4(n), vip6(n)]).collect();
-    let targets: Vec<SocketAddr> = vips.iter().map(|vip| SocketAddr::new(*vip, PORT)).collect();
-    write(stage, fault, pairs)?;
+fn pass(stage: &mut Stage, fault: Fault, count: u16, sources: &[IpAddr]) -> Result<Vec<Duration>> {
+    let targets = pairs::targets(count);
+    let vips: Vec<IpAddr> = targets.iter().map(SocketAddr::ip).collect();
+    write(stage, fault, count)?;
     translate(stage, fault, &vips, &BTreeSet::new())?;
     stage.daemons[0].start()?;
     let since = Instant::now();
     for vip in &vips {
         stage.fabric.routes().wait_nodes(host(*vip), since, LIMIT, &[NODE])?;
     }
-    let per_second = PER_VIP * u32::from(pairs) * 2;
+    let per_second = PER_VIP * u32::from(count) * 2;
     let load = Load { per_second, sources: sources.to_vec(), ..Load::new(targets) };
     let client = Client::start(&stage.fabric.client, load)?;
     sleep(WARM);
@@ -150,25 +149,18 @@ fn translate(stage: &mut Stage, fault: Fault, vips: &[IpAddr], broken: &BTreeSet
     stage.fabric.nodes[0].proxy.set(mappings)
 }
 
-fn write(stage: &Stage, fault: Fault, pairs: u16) -> Result<()> {
-    let service = |n: u16| {
-        let mut service = objects::local(objects::service(&name(n), &[vip4(n), vip6(n)], &[PORT]));
-        let probe = ("cosmolet.io/probe".to_owned(), "http:///healthz".to_owned());
-        service.metadata.annotations = (fault == Fault::Unhealthy).then(|| [probe].into());
-        service
-    };
-    let services: Vec<_> = (FIRST..FIRST + pairs).map(service).collect();
+fn write(stage: &Stage, fault: Fault, count: u16) -> Result<()> {
+    let mut services = pairs::services(count);
+    if fault == Fault::Unhealthy {
+        for service in &mut services {
+            let probe = ("cosmolet.io/probe".to_owned(), "http:///healthz".to_owned());
+            service.metadata.annotations = Some([probe].into());
+        }
+    }
     stage.manifests[0].write_all("judged", &services)?;
-    let slice = |n: u16, vip: IpAddr, family: &str| {
+    let endpoints = |vip| {
         let here = objects::endpoint(stage.fabric.nodes[0].backend_address(vip).ip(), NODE, State::Ready);
-        let there = objects::endpoint(Stage::elsewhere_of(vip), "elsewhere", State::Ready);
-        objects::slice(&format!("{}-{family}", name(n)), &name(n), BACKEND_PORT, vec![here, there])
+        vec![here, objects::endpoint(Stage::elsewhere_of(vip), "elsewhere", State::Ready)]
     };
-    let slices: Vec<_> =
-        (FIRST..FIRST + pairs).flat_map(|n| [slice(n, vip4(n), "v4"), slice(n, vip6(n), "v6")]).collect();
-    stage.manifests[0].write_all("judged-endpoints", &slices)
-}
-
-fn name(n: u16) -> String {
-    format!("judged{n}")
+    stage.manifests[0].write_all("judged-endpoints", &pairs::slices(count, endpoints))
 }

@@ -30,5 +30,7 @@ fn program() -> Result<PathBuf> {
 
 fn build(apt: &mut Apt) -> Result<()> {
     let source = fs::read_to_string(shell::root().join("tests/grafana/main.go"))?;
-    kube::build_source(apt, SDK, &source, &program()?, "grafana's types, about a minute on 2 cores")
+    let (module, version) = SDK;
+    let what = "grafana's types, about a minute on 2 cores";
+    kube::build_source(apt, &format!("{module}@v{version}"), &source, &program()?, what)
 }

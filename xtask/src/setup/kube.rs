@@ -129,27 +129,20 @@ pub(super) fn build_module(
     file: &Path,
     what: &str,
 ) -> Result<()> {
-    let go = go(apt)?;
-    let bin = file.parent().context("a program without a folder")?;
-    let dir = bin.with_file_name("module");
-    for folder in [bin, &dir] {
-        fs::create_dir_all(folder)?;
-    }
-    // `replace` lines of the program's own go.mod do not count here; helm has none.
-    fs::write(dir.join("go.mod"), "module cosmolet.test/tools\n\ngo 1.25.0\n")?;
-    let wanted = format!("{module}@v{version}");
-    shell::run_quietly(
-        &format!("{what}: its modules"),
-        go_command(&go, &dir).args(["get", &format!("{package}@v{version}"), &wanted]),
-    )?;
-    compile(&go, &dir, file, package, "-s -w", what)
+    let wanted = [format!("{package}@v{version}"), format!("{module}@v{version}")];
+    build_over(apt, &wanted, None, package, file, what)
 }
 
-/// A program of ours over a module: built in a module of its own, into the cache folder.
-pub(super) fn build_source(
+/// A program of ours over a module, likewise.
+pub(super) fn build_source(apt: &mut Apt, wanted: &str, source: &str, file: &Path, what: &str) -> Result<()> {
+    build_over(apt, &[wanted.to_owned()], Some(source), ".", file, what)
+}
+
+fn build_over(
     apt: &mut Apt,
-    (module, version): (&str, &str),
-    source: &str,
+    wanted: &[String],
+    source: Option<&str>,
+    package: &str,
     file: &Path,
     what: &str,
 ) -> Result<()> {
@@ -159,13 +152,13 @@ pub(super) fn build_source(
     for folder in [bin, &dir] {
         fs::create_dir_all(folder)?;
     }
-    fs::write(dir.join("main.go"), source)?;
+    if let Some(source) = source {
+        fs::write(dir.join("main.go"), source)?;
+    }
+    // `replace` lines of a program's own go.mod do not count here; none of these has any.
     fs::write(dir.join("go.mod"), "module cosmolet.test/tools\n\ngo 1.25.0\n")?;
-    shell::run_quietly(
-        &format!("{what}: its modules"),
-        go_command(&go, &dir).args(["get", &format!("{module}@v{version}")]),
-    )?;
-    compile(&go, &dir, file, ".", "-s -w", what)
+    shell::run_quietly(&format!("{what}: its modules"), go_command(&go, &dir).arg("get").args(wanted))?;
+    compile(&go, &dir, file, package, "-s -w", what)
 }
 
 /// Our module: kubernetes, with its staging modules at their published versions.
